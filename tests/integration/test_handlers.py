@@ -165,3 +165,22 @@ def test_verify_finds_a_handler_that_is_not_deterministic_and_lists_open_uploads
     assert any("multipart uploads are open: file-1-1.bin" in note for note in report.notes)
     S3Uploads(harness.settings).abort("file-1-1.bin", upload["UploadId"])
     assert not [note for note in harness.verify().notes if "uploads" in note]
+
+
+@pytest.mark.slow(reason="stores 5 GiB")
+@pytest.mark.timeout(600)
+def test_a_processor_streams_five_gibibytes_in_200_mb(harness: PipelineHarness) -> None:
+    harness.run_in_threads("relay", "sync")
+    (processor,) = harness.start("processor")
+    file_id = request_job(harness, "large", {"mebibytes": 5 * 1024})
+    peak = 0
+
+    def done() -> bool:
+        nonlocal peak
+        peak = max(peak, psutil.Process(processor.pid).memory_info().rss)
+        return harness.file(file_id).status != "processing" and harness.file(file_id).status != "pending"
+
+    wait_until(done, 500, "the file is stored", every=0.2)
+    row = harness.file(file_id)
+    assert (row.status, row.size) == ("completed", 5 * 2**30), row.error
+    assert peak <= 200_000_000, peak

@@ -12,8 +12,8 @@ from filemill.ports import ObjectStreams, Upload
 
 log = structlog.get_logger("processor")
 
-# A larger result is uploaded in parts of this size. S3 allows 10,000 parts: 160 GB.
-PART_BYTES = 16 * 1024 * 1024
+# A larger result is uploaded in parts of this size. S3 allows 10,000 parts: 80 GiB.
+PART_BYTES = 8 * 1024 * 1024
 # Parts on the way at the same time. One more is being filled.
 PARTS_AT_ONCE = 2
 
