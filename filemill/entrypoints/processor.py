@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable
 
-from filemill.adapters.kafka.client import LINGER_MILLISECONDS, KafkaPublisher
+from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.record_source import KafkaRecordSource
 from filemill.adapters.kafka.share_source import KafkaShareSource
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
@@ -38,23 +38,24 @@ FLUSH_SECONDS = 5.0
 # without cycles, and the search took a fifth of its CPU.
 GC_THRESHOLD_OBJECTS = 50_000
 # Results finish one by one, and a request costs the broker more than its records. At hundreds of files a second,
-# batches of 25 ms cost half of the broker's CPU that batches of 5 ms cost (docs/performance-log.md).
-RESULT_LINGER_MILLISECONDS = 25
+# batches of 25 ms (these and the producer's `linger.ms`) cost half of the broker's CPU that batches of 5 ms cost
+# (docs/performance-log.md).
+RESULT_BATCHING_SECONDS = 0.02
 # With fewer records in progress there is nothing to batch a result with: its partition waits for it.
-MIN_RECORDS_TO_LINGER = 100
+MIN_RECORDS_TO_BATCH = 100
 # No file has this key.
 PROBE_KEY = "filemill-probe"
 
 
-def linger_milliseconds(settings: Settings) -> int:
-    """How long the producer collects results for a batch.
+def result_batching_seconds(settings: Settings) -> float:
+    """How long results are collected before they are passed to the producer.
 
-    Short if few records may be in progress, and in a share group, which reads the next batch after the last one.
+    0 if few records may be in progress, and in a share group, which reads the next batch after the last one.
     """
     of_a_partition = 1 if settings.ordering == "partition" else settings.partition_concurrency or settings.concurrency
     most = min(settings.concurrency, of_a_partition * settings.topic_partitions)
-    few = most < MIN_RECORDS_TO_LINGER or settings.group_protocol == "share"
-    return LINGER_MILLISECONDS if few else RESULT_LINGER_MILLISECONDS
+    few = most < MIN_RECORDS_TO_BATCH or settings.group_protocol == "share"
+    return 0.0 if few else RESULT_BATCHING_SECONDS
 
 
 def handler_sources(settings: Settings) -> HandlerSources:
@@ -86,7 +87,7 @@ class Processor:
         """
         self._on_cycle = on_cycle
         self._settings = settings
-        publisher = KafkaPublisher(settings, "processor", linger_milliseconds=linger_milliseconds(settings))
+        publisher = KafkaPublisher(settings, "processor")
         membership_ttl_seconds = settings.session_timeout_ms / 1000 / 2
         jitter = random.Random()
         self._reporter = Reporter(
@@ -108,6 +109,7 @@ class Processor:
             lambda executor: self._context(settings, executor, jitter),
             one_at_a_time=settings.ordering == "partition",
             membership_ttl_seconds=membership_ttl_seconds,
+            batching_seconds=result_batching_seconds(settings),
             on_close=self._handlers.handlers.close,
         )
         self._listener = CommandListener(
@@ -187,6 +189,7 @@ class Processor:
             jitter=jitter,
             call_store=s3.call,
             call_broker=kafka.call,
+            on_uploaded=executor.collect_uploads,
             is_cancelled=self._commands.is_cancelled,
             reporter=self._reporter,
             handlers=self._handlers,

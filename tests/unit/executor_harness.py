@@ -98,6 +98,16 @@ class ControlledStore(MemoryObjectStore):
         return await super().get(key)
 
 
+class CountingPublisher(MemoryPublisher):
+    """Counts the records that the executor passes to it."""
+
+    published = 0
+
+    def publish(self, *arguments: Any, **options: Any) -> None:
+        self.published += 1
+        super().publish(*arguments, **options)
+
+
 class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of the executor and of the processing."""
 
@@ -107,6 +117,7 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock = time.monotonic
     one_at_a_time: bool = False
     membership_ttl_seconds: float = 1e9
+    batching_seconds: float = 0.0
     upload_slots: int = 64
     breakers: bool = False
     retry_policy: RetryPolicy = POLICY
@@ -128,7 +139,7 @@ class ExecutorHarness:
         self.broker = options.broker or MemoryBroker(
             dict.fromkeys([CREATE, TOPICS.created, TOPICS.progress, TOPICS.dead_letters, TOPICS.worker_events], 3)
         )
-        self.publisher = MemoryPublisher(self.broker)
+        self.publisher = CountingPublisher(self.broker)
         self.cancelled: set[tuple[int, int | None]] = set()
         self.breaker_events: list[EventKind] = []
         self.jitter = random.Random(1)
@@ -142,6 +153,7 @@ class ExecutorHarness:
             self._context,
             one_at_a_time=options.one_at_a_time,
             membership_ttl_seconds=options.membership_ttl_seconds,
+            batching_seconds=options.batching_seconds,
             clock=options.clock,
             on_close=options.handlers.close if options.handlers else None,
         )
@@ -163,6 +175,7 @@ class ExecutorHarness:
             long_job_every=options.long_job_every,
             long_job_seconds=options.long_job_seconds,
             jitter=self.jitter,
+            on_uploaded=executor.collect_uploads,
             is_cancelled=lambda file_id, run: (file_id, run) in self.cancelled,
             reporter=options.reporter,
             progress_interval_seconds=options.progress_interval_seconds,

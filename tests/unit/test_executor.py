@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +13,9 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.messages import FileCreated, decode, header
 from filemill.domain.worker_events import EventKind
 from filemill.errors import DeadLetterCode, PermanentError, Unavailable
+from filemill_workers.file_processor import executor as executor_module
 from filemill_workers.file_processor import record_task
-from filemill_workers.file_processor.executor import FinishedRecord
+from filemill_workers.file_processor.executor import BUSY_RECORDS, DELIVERY_POLL_SECONDS, Executor, FinishedRecord
 from tests.unit.clocks import ManualClock
 from tests.unit.executor_harness import (
     CREATE,
@@ -484,6 +486,91 @@ def test_a_late_acknowledgement_does_not_finish_an_abandoned_record() -> None:
         harness.broker.outage = None
         harness.wait_for_pending_deliveries(0)
         assert harness.nothing_finished()
+
+
+# --- batches of results
+
+
+def test_results_wait_for_the_delivery_reports_of_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "HOLD_SECONDS", 1e9)
+    with running_executor(batching_seconds=0.001) as harness:
+        harness.broker.outage = "Kafka is unreachable"
+        harness.start(record(0))
+        wait_until(lambda: harness.publisher.published == 1)
+        harness.start(record(1), record(2))
+        harness.wait_for_pending_deliveries(3)
+        time.sleep(10 * DELIVERY_POLL_SECONDS)
+        assert harness.publisher.published == 1
+        harness.broker.outage = None
+        harness.finished(3)
+        assert set(harness.results()) == {1, 2, 3}
+
+
+def test_results_do_not_wait_long_for_a_partition_without_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "HOLD_SECONDS", 0.01)
+    with running_executor(batching_seconds=0.001) as harness:
+        harness.broker.outage = "Kafka is unreachable"
+        harness.start(record(0))
+        wait_until(lambda: harness.publisher.published == 1)
+        harness.start(record(1), record(2))
+        wait_until(lambda: harness.publisher.published == 3)
+        assert harness.nothing_finished()
+
+
+def test_a_waiting_result_of_an_abandoned_record_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "HOLD_SECONDS", 1e9)
+    with running_executor(batching_seconds=0.001) as harness:
+        harness.broker.outage = "Kafka is unreachable"
+        harness.start(record(0))
+        wait_until(lambda: harness.publisher.published == 1)
+        harness.start(record(1, partition=1))
+        harness.wait_for_pending_deliveries(2)
+        harness.executor.abandon({1: 1})
+        harness.broker.outage = None
+        assert harness.finished(1) == [FinishedRecord(0, 1, 0)]
+        harness.wait_for_pending_deliveries(0)
+        assert harness.results() == {1: "completed"}
+
+
+def test_a_result_that_cannot_be_published_does_not_affect_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_executor(batching_seconds=0.001) as harness:
+        gate = block_loop(harness)
+        rejected = [PermanentError("too large", DeadLetterCode.RECORD_TOO_LARGE)]
+        publish = harness.publisher.publish
+
+        def reject_first(*arguments: Any, **options: Any) -> None:
+            if rejected:
+                raise rejected.pop()
+            publish(*arguments, **options)
+
+        monkeypatch.setattr(harness.publisher, "publish", reject_first)
+        harness.start(record(0), record(1), record(2))
+        gate.set()
+        harness.finished(3)
+        assert sorted(harness.results().values()) == ["completed", "completed", "failed"]
+
+
+# --- pauses of the loop
+
+
+@pytest.mark.parametrize(("records", "pauses"), [(BUSY_RECORDS - 1, False), (BUSY_RECORDS + 50, True)])
+def test_the_loop_pauses_after_uploads_only_if_many_records_are_in_progress(
+    monkeypatch: pytest.MonkeyPatch, records: int, *, pauses: bool
+) -> None:
+    paused: list[Executor] = []
+    pause = Executor._pause
+
+    def count_pause(executor: Executor) -> None:
+        paused.append(executor)
+        pause(executor)
+
+    monkeypatch.setattr(executor_module, "BUSY_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(Executor, "_pause", count_pause)
+    with running_executor() as harness:
+        harness.start(*(record(offset) for offset in range(records)))
+        harness.finished(records)
+    assert bool(paused) is pauses
+    assert len(paused) < records / 2, "each upload has its own pause"
 
 
 def test_closing_abandons_all_records_and_ends_the_thread() -> None:

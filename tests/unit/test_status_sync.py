@@ -79,7 +79,7 @@ class SyncHarness:
         self.readers: list[MemoryReader] = []
         self.ids = self.database.submit([NewFile(f"file {number}") for number in range(3)])
 
-    def sync(self, holder: str = "a", batch: int = 100) -> StatusSync:
+    def sync(self, holder: str = "a", batch: int = 100, **options: float) -> StatusSync:
         lease = MemoryLease(self.database, "sync", holder, LEASE_SECONDS)
 
         def reader() -> MemoryReader:
@@ -95,7 +95,7 @@ class SyncHarness:
             batch=batch,
             lease_seconds=LEASE_SECONDS,
             clock=lambda: self.now,
-            batching_seconds=0.0,
+            **{"batching_seconds": 0.0, "busy_batching_seconds": 0.0, **options},
         )
 
     def completed(self, file_id: int, run: int | None = 1, partition: int = 0) -> None:
@@ -128,6 +128,37 @@ def test_events_reach_the_rows_and_the_positions() -> None:
     assert harness.sync().step()
     assert harness.statuses() == [Status.COMPLETED, Status.COMPLETED, Status.PROCESSING]
     assert harness.database.positions == {(CREATED, 0): 1, (CREATED, 1): 1, (PROGRESS, 0): 2}
+
+
+def test_a_batch_after_a_large_one_waits_longer_for_further_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = SyncHarness()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        harness.now += seconds
+        waited.append(seconds)
+        harness.progress(2)
+
+    monkeypatch.setattr("filemill_workers.status_sync.time.sleep", sleep)
+    sync = harness.sync(batching_seconds=0.05, busy_batching_seconds=0.2)
+    for events, expected in ((1, 0.05), (status_sync.BUSY_RECORDS, 0.05), (1, 0.2), (1, 0.05)):
+        for _ in range(events):
+            harness.progress(1)
+        waited.clear()
+        sync.step()
+        assert sum(waited) == pytest.approx(expected)
+        assert sum(harness.database.positions.values()) == len(harness.broker.log(PROGRESS, 0)), "one transaction"
+
+
+def test_a_full_batch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = SyncHarness()
+    monkeypatch.setattr("filemill_workers.status_sync.time.sleep", lambda _seconds: pytest.fail("it waited"))
+    sync = harness.sync(batch=10, batching_seconds=0.05)
+    for _ in range(20):
+        harness.progress(1)
+    sync.step()
+    sync.step()
+    assert harness.database.positions == {(PROGRESS, 0): 20}
 
 
 def test_the_next_leader_continues_at_the_stored_positions() -> None:

@@ -42,6 +42,12 @@ STANDBY_SECONDS = 0.5
 IDLE_SECONDS = 0.1
 # Events of this period are applied in one transaction.
 BATCHING_SECONDS = 0.05
+# The period after a batch of at least BUSY_RECORDS. Transactions and reads would otherwise take most of the CPU of the
+# sync at a thousand events a second (docs/performance-log.md).
+BUSY_BATCHING_SECONDS = 0.2
+BUSY_RECORDS = 50
+# How often the client's queue is emptied meanwhile.
+COLLECT_SECONDS = 0.05
 REFRESH_SECONDS = 3.0
 BACKOFF_SECONDS = 0.5
 REASON_MAX_CHARACTERS = 600
@@ -62,9 +68,15 @@ class StatusSync:
         lease_seconds: float,
         clock: Clock = time.monotonic,
         batching_seconds: float = BATCHING_SECONDS,
+        busy_batching_seconds: float = BUSY_BATCHING_SECONDS,
     ) -> None:
-        """`reader` creates a reader of all three topics. `batch`: the number of records in a transaction at most."""
+        """`reader` creates a reader of all three topics. `batch`: the number of records in a transaction at most.
+
+        A batch waits for further records for `batching_seconds`, or `busy_batching_seconds` after a large batch.
+        """
         self._batching_seconds = batching_seconds
+        self._busy_batching_seconds = busy_batching_seconds
+        self._busy = False  # the last batch was large
         self._store = store
         self._lease = lease
         self._new_reader = reader
@@ -150,10 +162,13 @@ class StatusSync:
     def _read_batch(self, reader: TopicReader) -> list[Record]:
         records = reader.read(self._batch, IDLE_SECONDS)
         if not records:
+            self._busy = False
             return records
-        deadline = self._clock() + self._batching_seconds
+        deadline = self._clock() + (self._busy_batching_seconds if self._busy else self._batching_seconds)
         while len(records) < self._batch and (left := deadline - self._clock()) > 0:
-            records += reader.read(self._batch - len(records), left)
+            time.sleep(min(left, COLLECT_SECONDS))
+            records += reader.read(self._batch - len(records), 0)
+        self._busy = len(records) >= BUSY_RECORDS
         return records
 
     def _apply(self, records: Sequence[Record]) -> None:

@@ -128,11 +128,9 @@ class KafkaPublisher:
     truncated. Then the queued records fail, and a new producer sends the next ones.
     """
 
-    def __init__(self, settings: Settings, role: str, *, linger_milliseconds: int = LINGER_MILLISECONDS) -> None:
-        """`linger_milliseconds`: how long a record waits for others, to be sent with them in one request."""
+    def __init__(self, settings: Settings, role: str) -> None:
         self._settings = settings
         self._role = role
-        self._linger_milliseconds = linger_milliseconds
         self._broken = False
         self._lock = threading.Lock()
         self._retired: list[Producer] = []
@@ -146,7 +144,7 @@ class KafkaPublisher:
             **{
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": self._linger_milliseconds,
+                "linger.ms": LINGER_MILLISECONDS,
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MILLISECONDS,
                 "message.max.bytes": MESSAGE_MAX_BYTES,
             },

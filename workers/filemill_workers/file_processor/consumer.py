@@ -270,22 +270,24 @@ class FileProcessor:
 
     def _collect(self, seconds: float = 0) -> None:
         """Process the finished records of the executor; wait up to `seconds` for the first."""
+        count = 0
         try:
             if seconds:
-                self._finish_record(self._executor.finished.get(timeout=seconds))
+                count += self._finish_record(self._executor.finished.get(timeout=seconds))
                 busy = self.in_flight >= self._options.busy_records
                 time.sleep(self._options.busy_batching_seconds if busy else self._options.batching_seconds)
             while True:
-                self._finish_record(self._executor.finished.get_nowait())
+                count += self._finish_record(self._executor.finished.get_nowait())
         except queue.Empty:
-            return
+            if count and self._reporter is not None:
+                self._reporter.count_finished(count)
 
-    def _finish_record(self, finished: FinishedRecord) -> None:
+    def _finish_record(self, finished: FinishedRecord) -> bool:
+        """Mark a record as finished; returns False if its epoch has ended."""
         if self._epochs.get(finished.partition) != finished.epoch:
-            return
+            return False
         self._offsets[finished.partition].finish(finished.offset)
-        if self._reporter is not None:
-            self._reporter.count_finished(1)
+        return True
 
     def _dispatch(self, source: RecordSource) -> None:
         reason = self._backpressure_reason()

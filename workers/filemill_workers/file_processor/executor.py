@@ -27,7 +27,14 @@ log = structlog.get_logger("processor")
 
 # How often delivery reports are polled while any are pending. Shorter costs CPU, longer delays commits.
 DELIVERY_POLL_SECONDS = 0.005
+# The longest time that results wait for the delivery reports of the ones before them. A partition without a leader must
+# not delay the results for others any longer.
+HOLD_SECONDS = 0.25
 MEMBERSHIP_CHECK_SECONDS = 0.05
+# From so many records in progress on, the loop pauses after an upload, so that several uploads wake it together. Each
+# wake takes Python's lock from the thread of the S3 client and back, a fifth of the CPU of an upload.
+BUSY_RECORDS = 100
+BUSY_PAUSE_SECONDS = 0.002
 
 
 class FinishedRecord(msgspec.Struct, frozen=True):
@@ -51,6 +58,15 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
     pending_deliveries: int = 0
 
 
+class _Publication(NamedTuple):
+    """A record that waits to be passed to the producer, and the future of its delivery report."""
+
+    topic: str
+    value: bytes | None
+    headers: Headers
+    delivered: asyncio.Future[DeliveryReport]
+
+
 class _Link(NamedTuple):
     """A record's place in the order of its partition: the end of the record before it, and its own end."""
 
@@ -68,13 +84,15 @@ class Executor:
         *,
         one_at_a_time: bool,
         membership_ttl_seconds: float,
+        batching_seconds: float = 0.0,
         clock: Clock = time.monotonic,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`one_at_a_time`: process the records of a partition in order, one after the other.
 
-        `membership_ttl_seconds`: how long a confirmation of the membership is valid. `on_close` is called at the end of
-        the loop.
+        `membership_ttl_seconds`: how long a confirmation of the membership is valid. `batching_seconds`: how long a
+        published record waits for others; 0 passes it to the producer at once. `on_close` is called at the end of the
+        loop.
         """
         self.finished: queue.SimpleQueue[FinishedRecord] = queue.SimpleQueue()
         self._publisher = publisher
@@ -89,8 +107,12 @@ class Executor:
         # One at a time: the end of the last record of each epoch, which the next one waits for.
         self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._probe_task: asyncio.Task[None] | None = None
+        self._batching_seconds = batching_seconds
+        self._batch: list[_Publication] = []
+        self._batch_began_at = 0.0
         self._pending_deliveries = 0
         self._polling = False
+        self._pausing = False
         self._context = context(self)
         self._thread = threading.Thread(target=self._run_loop, name="executor", daemon=True)
         self._thread.start()
@@ -141,7 +163,7 @@ class Executor:
             now - oldest,
             sum(task.retrying for task in tasks),
             sum(task.idle_until is not None for task in tasks),
-            self._pending_deliveries,
+            self._pending_deliveries + len(self._batch),
         )
 
     def in_progress(self, epochs: dict[int, int]) -> int:
@@ -161,19 +183,17 @@ class Executor:
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         """Publish and wait for the acknowledgement. Raises Unavailable, PermanentError."""
-        delivered: asyncio.Future[DeliveryReport] = self._loop.create_future()
-
-        def on_delivery(report: DeliveryReport) -> None:
-            self._pending_deliveries -= 1
-            if not delivered.done():  # its record may have been abandoned
-                delivered.set_result(report)
-
-        self._publisher.publish(topic, value, on_delivery, headers=headers)
-        self._pending_deliveries += 1
+        publication = _Publication(topic, value, headers, self._loop.create_future())
+        if self._batching_seconds:
+            if not self._batch:
+                self._batch_began_at = self._loop.time()
+            self._batch.append(publication)
+        else:
+            self._produce(publication)
         if not self._polling:
             self._polling = True
             self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
-        report = await delivered
+        report = await publication.delivered
         if report.too_large:
             raise PermanentError(
                 f"a record of {len(value or b'')} bytes is too large for {topic}", DeadLetterCode.RECORD_TOO_LARGE
@@ -198,6 +218,12 @@ class Executor:
         while self._clock() - self._membership_confirmed_at > self._membership_ttl_seconds:  # noqa: ASYNC110 - another thread polls
             await asyncio.sleep(MEMBERSHIP_CHECK_SECONDS)
 
+    def collect_uploads(self) -> None:
+        """Process the uploads that end soon together with the one that has just ended, if many are in progress."""
+        if not self._pausing and sum(map(len, self._tasks.values())) >= BUSY_RECORDS:
+            self._pausing = True
+            self._loop.call_soon(self._pause)
+
     # --- internal, on the executor's thread
 
     def _run_loop(self) -> None:
@@ -215,11 +241,48 @@ class Executor:
                 self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
+    def _produce(self, publication: _Publication) -> None:
+        """Pass a record to the producer. Raises Unavailable, PermanentError."""
+        delivered = publication.delivered
+
+        def on_delivery(report: DeliveryReport) -> None:
+            self._pending_deliveries -= 1
+            if not delivered.done():  # its record may have been abandoned
+                delivered.set_result(report)
+
+        self._publisher.publish(publication.topic, publication.value, on_delivery, headers=publication.headers)
+        self._pending_deliveries += 1
+
+    def _produce_batch(self) -> None:
+        """Pass the collected records to the producer if they have waited long enough.
+
+        They also wait for the delivery reports of the batch before. An idempotent producer has one request per
+        partition in flight, and librdkafka polls without a pause while further records of that partition wait longer
+        than `linger.ms`: a whole core at a slow broker (docs/performance-log.md).
+        """
+        waited = self._loop.time() - self._batch_began_at
+        if not self._batch or waited < (HOLD_SECONDS if self._pending_deliveries else self._batching_seconds):
+            return
+        batch, self._batch = self._batch, []
+        for publication in batch:
+            if publication.delivered.done():
+                continue  # its record was abandoned
+            try:
+                self._produce(publication)
+            except Exception as error:  # noqa: BLE001 - its task raises it, and the others are produced
+                publication.delivered.set_exception(error)
+
+    def _pause(self) -> None:
+        """Block the loop after its current step, on purpose: ended uploads queue up meanwhile."""
+        self._pausing = False
+        time.sleep(BUSY_PAUSE_SECONDS)
+
     def _poll_publisher(self) -> None:
         try:
             self._publisher.poll(0)
+            self._produce_batch()
         finally:
-            self._polling = self._pending_deliveries > 0
+            self._polling = bool(self._pending_deliveries or self._batch)
             if self._polling:
                 self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
 

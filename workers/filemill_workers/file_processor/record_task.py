@@ -65,6 +65,10 @@ def _never(_file_id: int, _run: int | None) -> bool:
     return False
 
 
+def _continue_at_once() -> None:
+    pass
+
+
 class OutputTopics(msgspec.Struct, frozen=True):
     """The topics that a processor writes to."""
 
@@ -79,9 +83,9 @@ class ProcessingContext(msgspec.Struct, frozen=True):
 
     `publish` returns when the broker has acknowledged; `publish_nowait` does not wait. `wait_for_membership` returns
     when this worker certainly owns its partitions. `call_store` and `call_broker` make calls through a circuit breaker.
-    `is_cancelled` takes a file id and a run. `progress_interval_seconds`: shorter work sends no progress, longer work
-    sends at most one event in this time. `handlers`: None, if the processor makes only the text of the reference
-    design.
+    `on_uploaded` is called after each upload. `is_cancelled` takes a file id and a run. `progress_interval_seconds`:
+    shorter work sends no progress, longer work sends at most one event in this time. `handlers`: None, if the
+    processor makes only the text of the reference design.
     """
 
     worker_id: str
@@ -99,6 +103,7 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     jitter: random.Random
     call_store: Call = _call_directly
     call_broker: Call = _call_directly
+    on_uploaded: Callable[[], None] = _continue_at_once
     is_cancelled: Callable[[int, int | None], bool] = _never
     reporter: Reporter | None = None
     progress_interval_seconds: float = 1.0
@@ -388,12 +393,13 @@ class RecordTask:
 
     def _begin_stage(self, stage: str) -> None:
         """End the current stage of this attempt and begin the next one."""
-        self._stage_ms = self._stage_times()
-        self.stage, self._stage_started_at = stage, self._context.clock()
+        now = self._context.clock()
+        self._stage_ms[self.stage] = _milliseconds(now - self._stage_started_at)
+        self.stage, self._stage_started_at = stage, now
 
     def _stage_times(self) -> dict[str, float]:
         """The duration of each stage of this attempt until now, in milliseconds."""
-        return {**self._stage_ms, self.stage: round((self._context.clock() - self._stage_started_at) * 1000, 1)}
+        return {**self._stage_ms, self.stage: _milliseconds(self._context.clock() - self._stage_started_at)}
 
     def _reject_last_delivery(self) -> None:
         """Reject a record one delivery before the last: if this worker dies, another one can dead-letter it."""
@@ -420,7 +426,8 @@ class RecordTask:
                 await self._put_object(key, body, metadata)
 
         await self._context.call_store(put)
-        return round((self._context.clock() - started_at) * 1000, 1)
+        self._context.on_uploaded()
+        return _milliseconds(self._context.clock() - started_at)
 
     async def _put_object(self, key: str, body: bytes, metadata: dict[str, str]) -> None:
         """Create the object. An existing one must have these bytes; its metadata proves nothing."""
@@ -602,6 +609,10 @@ class RecordTask:
         if self._usage.log:
             facts["filemill-log"] = self._usage.log[-DEAD_LETTER_LOG_CHARACTERS:]
         return [*self.record.headers, *((name, str(value).encode(errors="replace")) for name, value in facts.items())]
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)
 
 
 def _error_fields(error: BaseException) -> dict[str, str]:
