@@ -34,7 +34,7 @@ MEMBERSHIP_CHECK_SECONDS = 0.05
 # From so many records in progress on, the loop pauses after an upload, so that several uploads wake it together. Each
 # wake takes Python's lock from the thread of the S3 client and back, a fifth of the CPU of an upload.
 BUSY_RECORDS = 100
-BUSY_PAUSE_SECONDS = 0.002
+BUSY_PAUSE_SECONDS = 0.005
 
 
 class FinishedRecord(msgspec.Struct, frozen=True):
