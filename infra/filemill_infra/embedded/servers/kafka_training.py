@@ -35,10 +35,12 @@ _WRITE_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 # A cache of another training is not used.
 _TRAINING_VERSION = "2"
-_TOPIC = "training"
-_PARTITIONS = 3
-_RECORDS = 2000
+# What the clients of the training run do: their topic, also the name of their group, and how much they read.
+TOPIC = "training"
+PARTITIONS = 3
+RECORDS = 2000
 _CLIENT_SECONDS = 20.0
+_REQUEST_SECONDS = 2.0
 _PORTS = (Port("broker"), Port("controller"))
 
 
@@ -89,7 +91,7 @@ def _train(scratch: Path, class_path: Sequence[Path], context: ServerContext, lo
     try:
         _wait(lambda: not is_free(ports["broker"]) or process.poll() is not None, _START_SECONDS, context)
         with contextlib.suppress(KafkaException, StartError):  # without the classes of requests it is a gain, too
-            _use_broker(f"{LOOPBACK}:{ports['broker']}", context)
+            use_broker(f"{LOOPBACK}:{ports['broker']}", context)
         process.terminate()
         _wait(lambda: process.poll() is not None, _WRITE_SECONDS, context)
     finally:
@@ -100,24 +102,27 @@ def _train(scratch: Path, class_path: Sequence[Path], context: ServerContext, lo
     return draft
 
 
-def _use_broker(broker: str, context: ServerContext) -> None:
-    """Create a topic; produce, consume and commit as a pipeline does. Raises KafkaException, StartError, CancelledError."""
+def use_broker(broker: str, context: ServerContext) -> None:
+    """Create a topic; produce, consume and commit as a pipeline does.
+
+    Raises KafkaException, StartError, CancelledError.
+    """
     config: dict[str, str | int | float | bool] = {"bootstrap.servers": broker, "log_level": 0}
-    reader_config = {**config, "group.id": _TOPIC, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    reader_config = {**config, "group.id": TOPIC, "auto.offset.reset": "earliest", "enable.auto.commit": False}
     admin = AdminClient(config)
     _wait(lambda: _created(admin), _CLIENT_SECONDS, context)
     producer = Producer({**config, "enable.idempotence": True, "linger.ms": 5})
     reader = Consumer(reader_config)
     member = Consumer({**reader_config, "group.protocol": "consumer"})
     try:
-        reader.assign([TopicPartition(_TOPIC, number, 0) for number in range(_PARTITIONS)])
-        member.subscribe([_TOPIC])
+        reader.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
+        member.subscribe([TOPIC])
         received, deadline = 0, time.monotonic() + _CLIENT_SECONDS
-        while received < _RECORDS and time.monotonic() < deadline:
+        while received < RECORDS and time.monotonic() < deadline:
             if context.cancelled.is_set():
                 raise CancelledError
             for _ in range(50):
-                producer.produce(_TOPIC, bytes(400), headers=[("header", b"value")])
+                producer.produce(TOPIC, bytes(400), headers=[("header", b"value")])
             producer.poll(0)
             messages = member.consume(500, _POLL_SECONDS)
             received += len(messages)
@@ -133,7 +138,7 @@ def _use_broker(broker: str, context: ServerContext) -> None:
 def _created(admin: AdminClient) -> bool:
     """Create the topic; returns whether it exists. A broker refuses that until it has registered."""
     try:
-        admin.create_topics([NewTopic(_TOPIC, _PARTITIONS, 1)])[_TOPIC].result(_CLIENT_SECONDS)
+        admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)], request_timeout=_REQUEST_SECONDS)[TOPIC].result()
     except KafkaException as error:
         return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
     return True
