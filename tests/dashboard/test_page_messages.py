@@ -152,8 +152,8 @@ def test_a_record_links_to_its_file_and_its_dead_letter_and_back(settings: Setti
     assert links(letter) == {"File #7": "file?id=7", "On Dead letters": "letters?place=1%3A0&view=All"}
     letter.press("Source record")
     letter.run()
-    assert letter.app.query_params["place"] == ["2:0"]
-    assert letter.app.query_params["topic"] == [settings.topic_create]
+    assert letter.app.query_params["place"] == "2:0"
+    assert letter.app.query_params["topic"] == settings.topic_create
     assert json.loads(letter.shown("preview", "payload")["text"])["title"] == " "
 
 
