@@ -14,7 +14,9 @@ from streamlit.testing.v1 import AppTest
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill_dashboard.server import HERE
+from filemill_dashboard.state import page_data
 from filemill_dashboard.state import services as services_module
+from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.services import Services
 
 # Pages whose file name differs from their URL path.
@@ -90,6 +92,12 @@ class Page:
 OpenPage = Callable[..., Page]
 
 
+def _finish_reads(data: PageData) -> None:
+    """Wait for the reads in progress: a connection that is returned after the engine is disposed of stays open."""
+    for pool in (data._pool, data._health_pool):
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 @pytest.fixture
 def open_page() -> Iterator[OpenPage]:
     """Open a page (`files` or `pipeline`) on the servers that the settings name, with the URL's parameters."""
@@ -103,6 +111,7 @@ def open_page() -> Iterator[OpenPage]:
             for parameter, value in url.items():
                 app.query_params[parameter] = value
             page = Page(app).run()
+            stack.callback(_finish_reads, page_data.current())
             if name != "files":
                 app.switch_page(f"app_pages/{PAGE_FILES.get(name, name)}.py")
                 for parameter, value in url.items():
