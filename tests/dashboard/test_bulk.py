@@ -16,7 +16,7 @@ from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
 from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
-from filemill_dashboard.state import page_data
+from filemill_dashboard.state import deletions, page_data
 from filemill_dashboard.state.jobs import Job, JobRunning, Jobs, JobView
 from tests.dashboard.conftest import OpenPage
 from tests.integration.rest import Rest, serving
@@ -162,8 +162,9 @@ def test_an_action_that_no_listed_file_allows_is_disabled(settings: Settings, op
 
 
 def test_a_deletion_quotes_its_filter_and_names_the_count_and_the_first_files(
-    settings: Settings, engine: sa.Engine, open_page: OpenPage
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deletions, "UNDO_SECONDS", 0.0)
     ids = insert(engine, *(f"Old *report* {number}" for number in range(8)), "Another")
     with engine.begin() as connection:
         connection.execute(sa.delete(OutboxRow))

@@ -1,10 +1,15 @@
 """Forged messages from a browser: components drop what they did not draw, and the use case rejects it."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.file_actions import FileAction
+from filemill.domain.files import Status
+from filemill.queries.files import FilePage
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand, SupervisorResponse
 from filemill.services import stack_workers
@@ -31,7 +36,7 @@ class Browser:
         self.callbacks[key] = callbacks
 
     def send(self, key: str, trigger: str, value: object) -> None:
-        triggers = ("open", "action", "choice", "page", "sort")
+        triggers = ("open", "action", "choice", "page", "sort", "act")
         self._state[key] = SimpleNamespace(**{name: value if name == trigger else None for name in triggers})
         self.callbacks[key][f"on_{trigger}_change"]()
 
@@ -93,6 +98,45 @@ def test_tiles_and_bars_accept_only_what_they_drew(browser: Browser) -> None:
     browser.send("bars", "choice", "b")
     browser.send("bars", "choice", "")
     assert received == ["a", "b", ""]
+
+
+FORGED_ACTS = [
+    {"action": "delete", "ids": [1, 3]},
+    {"action": "delete", "ids": []},
+    {"action": "delete", "ids": [True]},
+    {"action": "delete", "ids": ["1"]},
+    {"action": "delete", "ids": 1},
+    {"action": "drop", "ids": [1]},
+    {"action": "retry", "ids": [1]},
+    {"action": ["delete"], "ids": [1]},
+    {},
+    "delete",
+]
+
+
+def test_the_list_acts_only_on_files_that_it_drew(browser: Browser) -> None:
+    received: list[object] = []
+    now = datetime.now(UTC)
+    blank: dict[str, Any] = dict.fromkeys(FileRow.__struct_fields__)
+    given = {**blank, "title": "t", "description": "", "status": Status.COMPLETED, "created_at": now, "run": 1}
+    rows = [FileRow(**{**given, "id": number}) for number in (1, 2)]
+    file_table.file_table(
+        FilePage(rows, None, None, now),
+        age_seconds=0,
+        stale=False,
+        highlighted=None,
+        empty=("", ""),
+        on_open=received.append,
+        on_page=received.append,
+        on_sort=lambda: received.append("sort"),
+        on_act=lambda action, ids: received.append((action, ids)),
+        refusals={FileAction.RETRY: "A viewer may not retry files"},
+    )
+    for value in FORGED_ACTS:
+        browser.send("files", "act", value)
+    assert received == []
+    browser.send("files", "act", {"action": "delete", "ids": [2, 1]})
+    assert received == [(FileAction.DELETE, [2, 1])]
 
 
 def stack() -> StackState:

@@ -10,7 +10,9 @@ from filemill.adapters.postgres.tables import File, OutboxRow, Tombstone
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap
+from filemill_dashboard.state import deletions, page_data
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.integration.processes import wait_until
 
 
 def accept(engine: sa.Engine, title: str = "One file") -> int:
@@ -85,11 +87,34 @@ def test_a_waiting_file_shows_the_reason_and_can_be_cancelled_and_retried(
     assert "Retried as a new run" in [step["title"] for step in page.shown("timeline", "timeline")["steps"]]
 
 
-def test_a_deleted_file_shows_when_it_was_deleted(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+def test_a_deletion_can_be_undone(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    file_id = accept(engine)
+    change(engine, file_id, status="failed", error="no luck")
+    page = open_page(settings, "file", id=str(file_id))
+    assert press(page, "delete")["title"] == "1 file will be deleted in 10 s"
+    bar = page.shown("job_progress", "deletions")
+    assert (bar["name"], bar["button"]) == (f"Deleting 1 file: #{file_id}", "Undo")
+    assert disabled(page)["delete"]
+    assert page_data.current().deletions.undo() == 1
+    assert page.run().shown("job_progress", "deletions") == {"name": None}
+    assert not disabled(page)["delete"]
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(File.id)).scalars().all() == [file_id]
+        assert connection.execute(sa.select(Tombstone.file_id)).scalars().all() == []
+
+
+def test_a_deleted_file_shows_when_it_was_deleted(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletions, "UNDO_SECONDS", 0.0)
     file_id = accept(engine)
     change(engine, file_id, status="failed", error="no luck")
     page = open_page(settings, "file", id=str(file_id))
     page.app.button(key="action-delete").click()
+    page.run()
+    done = wait_until(page_data.current().deletions.view, 20, "the deletion was carried out")
+    assert done is not None
+    assert (done.deleted, done.problem) == (1, "")
     (notice,) = page.run().notices("none")
     assert notice["title"] == f"File #{file_id} was deleted"
     assert notice["text"].startswith("“One file”. Deleted at ")

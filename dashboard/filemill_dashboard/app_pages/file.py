@@ -12,7 +12,7 @@ from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import facts
 from filemill_dashboard.components.file_actions import file_actions, last_outcome
-from filemill_dashboard.components.file_details import file_facts
+from filemill_dashboard.components.file_details import file_facts, gone_notice
 from filemill_dashboard.components.file_header import file_header
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
@@ -45,7 +45,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         show_notices("none", [Notice("none", f"File #{file_id}: no data yet", reading.error or "")])
         return
     if story.file is None:
-        show_notices("none", [_gone(file_id, story)])
+        show_notices("none", [gone_notice(file_id, story)])
         return
     diagram = state_diagram(story)
     overview = snapshot.value.overview if snapshot.value else None
@@ -69,20 +69,11 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
             links_of_file(data, story.file)
 
 
-def _gone(file_id: int, story: FileTimeline) -> Notice:
-    if story.deleted_at is None:
-        return Notice("warn", f"File #{file_id} does not exist")
-    title = f"“{story.deleted_title}”. " if story.deleted_title else ""
-    by = f" by {story.deleted_by}" if story.deleted_by else ""
-    when = f"Deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC{by}."
-    return Notice("none", f"File #{file_id} was deleted", f"{title}{when} The ledger still counts it.")
-
-
 _DELIVERY_COLUMNS = [
     Column("worker", "Worker"),
     Column("run", "Run", "number", 54),
     Column("begin", "Begin", "moment", 178),
-    Column("end", "End", "moment", 178, hide_below=640),
+    Column("end", "End", "moment", 178, hide_below=800),
     Column("lasted", "Duration", "seconds", 82),
     Column("outcome", "How it ended", "badge", 210),
 ]

@@ -3,12 +3,13 @@
 import streamlit as st
 
 from filemill.domain.cursors import InvalidCursor
-from filemill.domain.file_actions import FileSelection
+from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import Status, parse_file_id
 from filemill.errors import InvalidRequest
 from filemill.queries.files import FilePage
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
+from filemill_dashboard.components.file_actions import PERMISSIONS, act_on_files
 from filemill_dashboard.components.file_details import file_details
 from filemill_dashboard.components.file_form import created_file, file_form
 from filemill_dashboard.components.file_table import file_table
@@ -17,10 +18,12 @@ from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import FileQuery, PageData, Snapshot
+from filemill_dashboard.state.principals import why_not
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260
 OLDEST = "oldest"
+_OUTCOME = "list_outcome"
 
 
 def _status() -> Status | None:
@@ -84,9 +87,20 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         on_open=_open,
         on_page=lambda cursor: update_view(cursor=cursor),
         on_sort=lambda: update_view(sort="" if query.oldest_first else OLDEST),
+        on_act=lambda action, ids: _act(data, action, ids),
+        refusals={action: why_not(PERMISSIONS[action]) for action in FileAction},
+        deleting=data.deletions.waiting_files(),
     )
+    if (notice := st.session_state.pop(_OUTCOME, None)) is not None:
+        st.toast(f"{notice.title}. {notice.text}".strip())
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
+
+
+def _act(data: PageData, action: FileAction, ids: list[int]) -> None:
+    notice = act_on_files(data, action, ids)
+    if action is not FileAction.DELETE:  # the bar of the deletion says it already
+        st.session_state[_OUTCOME] = notice
 
 
 def _open(file_id: int) -> None:

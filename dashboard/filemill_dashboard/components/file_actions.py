@@ -1,5 +1,7 @@
 """The buttons Retry, Cancel and Delete of one file. The tooltip of a disabled button gives the reason."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
@@ -8,8 +10,10 @@ from filemill.domain.files import Status
 from filemill.domain.permissions import Permission
 from filemill.errors import Forbidden, Unavailable
 from filemill_dashboard.components.notices import Notice
+from filemill_dashboard.state.deletions import UNDO_SECONDS
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.views.plurals import counted
 
 _OUTCOME = "file_outcome"
 PERMISSIONS = {
@@ -40,21 +44,23 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 args=(data, action, file.id),
             )
         disabled_reason = _status_reason(FileAction.DELETE, file.status) or why_not(Permission.DELETE_FILES)
-        with st.popover("Delete", disabled=bool(disabled_reason), help=disabled_reason or None):
-            st.caption(
-                "The row and its object are deleted permanently. A tombstone stays and is counted in the ledger."
-            )
-            st.button(
-                f"Delete file #{file.id}",
-                key="action-delete",
-                type="primary",
-                on_click=_act,
-                args=(data, FileAction.DELETE, file.id),
-                disabled=bool(disabled_reason),
-            )
+        waits = file.id in data.deletions.waiting_files()
+        st.button(
+            "Delete",
+            key="action-delete",
+            type="primary",
+            on_click=_act,
+            args=(data, FileAction.DELETE, file.id),
+            disabled=bool(disabled_reason) or waits,
+            help=disabled_reason or _EFFECTS[FileAction.DELETE],
+        )
 
 
-_EFFECTS = {FileAction.RETRY: "Start a new run", FileAction.CANCEL: "Cancel the file; a worker that processes it stops"}
+_EFFECTS = {
+    FileAction.RETRY: "Start a new run",
+    FileAction.CANCEL: "Cancel the file; a worker that processes it stops",
+    FileAction.DELETE: f"Delete row and object in {UNDO_SECONDS:.0f} s; until then it can be undone",
+}
 
 
 def _status_reason(action: FileAction, status: Status) -> str:
@@ -65,7 +71,26 @@ def _status_reason(action: FileAction, status: Status) -> str:
     return f"Status {status}: only {allowed} files can be {verbs[action]}."
 
 
+def act_on_files(data: PageData, action: FileAction, ids: Sequence[int]) -> Notice:
+    """Retry or cancel these files, or delete them after the time for an undo; returns the outcome."""
+    if action is FileAction.DELETE:
+        data.deletions.request(ids, page_principal())
+        return Notice("warn", f"{counted(len(ids), 'file')} will be deleted in {UNDO_SECONDS:.0f} s", "Undo is below.")
+    try:
+        result = data.services.operations.apply(action, ids, page_principal())
+    except (Forbidden, Unavailable) as error:
+        return Notice("bad", f"Not {action.done}", f"{error}")
+    data.invalidate()
+    reasons = [f"#{one.file_id}: {one.reason}" for one in result.refused]
+    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    title = f"{counted(len(result.done), 'file')} {action.done}"
+    return Notice("warn" if reasons else "good", title, "; ".join(reasons[:3]) + more)
+
+
 def _act(data: PageData, action: FileAction, file_id: int) -> None:
+    if action is FileAction.DELETE:
+        st.session_state[_OUTCOME] = (file_id, act_on_files(data, action, [file_id]))
+        return
     try:
         result = data.services.operations.apply(action, [file_id], page_principal())
     except (Forbidden, Unavailable) as error:

@@ -7,10 +7,12 @@ import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import iso_milliseconds
+from filemill.queries.file_timeline import FileTimeline
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.file_actions import file_actions, last_outcome
 from filemill_dashboard.components.file_table import download_path, took_seconds
-from filemill_dashboard.components.notices import Notice, show_notices
+from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.record_details import links_of_file
 from filemill_dashboard.components.status_style import TONES
 from filemill_dashboard.state.page_data import PageData
@@ -31,11 +33,23 @@ def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> 
         if reading.value is not None:
             page_shell.page_link("file", "Open file: timeline, attempts, content", id=str(file_id))
             links_of_file(data, reading.value)
+            file_actions(data, reading.value)
+            show_inline_notice("file-outcome", last_outcome(file_id))
             facts("details", file_facts(reading.value), download=download_path(reading.value))
         elif reading.error is None:
-            show_notices("details-none", [Notice("warn", f"File #{file_id} does not exist")])
+            show_notices("details-none", [gone_notice(file_id, data.file_timeline(file_id).value)])
 
     st.dialog(f"File #{file_id}", width=WIDTH_PIXELS, position="right", on_dismiss=on_close)(refreshed)()
+
+
+def gone_notice(file_id: int, story: FileTimeline | None) -> Notice:
+    """Return why there is no such file: it was deleted, when and by whom, or never existed."""
+    if story is None or story.deleted_at is None:
+        return Notice("warn", f"File #{file_id} does not exist")
+    title = f"“{story.deleted_title}”. " if story.deleted_title else ""
+    by = f" by {story.deleted_by}" if story.deleted_by else ""
+    when = f"Deleted at {story.deleted_at:%Y-%m-%d %H:%M:%S} UTC{by}."
+    return Notice("none", f"File #{file_id} was deleted", f"{title}{when} The ledger still counts it.")
 
 
 def file_facts(row: FileRow) -> list[Fact]:

@@ -1,5 +1,7 @@
-// The list of files. Clicking a row opens the details of its file.
+// The list of files. Clicking a row opens the details of its file. Check boxes select files for the actions.
+const ACTIONS = { retry: "Retry", cancel: "Cancel", delete: "Delete" };
 const COLUMNS = [
+  ["select", ""],
   ["id", "ID"],
   ["title", "Title"],
   ["status", "Status"],
@@ -18,6 +20,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.empty.hidden = !data.empty;
   setText(state.title, data.empty?.title);
   setText(state.hint, data.empty?.hint);
+  state.act = (action, ids) => setTriggerValue("act", { action, ids });
+  state.refusals = data.refusals;
   state.receivedAt = performance.now();
   reconcile(
     state.body,
@@ -26,6 +30,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     () => makeRow(state),
     updateRow,
   );
+  const drawn = new Set(data.rows.map((row) => row.id));
+  for (const id of state.selected) if (!drawn.has(id)) state.selected.delete(id);
+  showSelection(state);
   setText(state.range, data.range);
   const labels = data.oldest_first ? ["Oldest", "‹ Older", "Newer ›"] : ["Newest", "‹ Newer", "Older ›"];
   [data.previous === null ? null : "", data.previous, data.next].forEach((cursor, index) => {
@@ -43,32 +50,89 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.sort.onclick = () => setTriggerValue("sort", true);
   return startTicking(state, 1000, () => {
     const elapsed = (performance.now() - state.receivedAt) / 1000;
-    for (const node of state.body.children) setText(node.cells[4], ago(node.row.age + elapsed));
+    for (const node of state.body.children) setText(node.cells[5], ago(node.row.age + elapsed));
   });
 }
 
 function make(root) {
   const sort = el("button", { class: "sort", type: "button" });
+  const all = el("input", { type: "checkbox", "aria-label": "Select all files of this page" });
   const head = el(
     "tr",
     {},
-    ...COLUMNS.map(([name, label]) => el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : label)),
+    ...COLUMNS.map(([name, label]) =>
+      el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : name === "select" ? all : label),
+    ),
   );
   const body = el("tbody");
   const table = el("table", { "aria-label": "Files" }, el("thead", {}, head), body);
   const title = el("div", { class: "empty-title" });
   const hint = el("div", { class: "empty-hint" });
   const empty = el("div", { class: "empty", role: "status" }, title, hint);
-  const frame = el("div", {}, table, empty);
+  // It covers the header, so that no row moves.
+  const count = el("span", { class: "count" });
+  const clear = el("button", { class: "action", type: "button" }, "Clear");
+  const buttons = Object.entries(ACTIONS).map(([action, label]) =>
+    el("button", { class: `action ${action}`, type: "button", "data-action": action }, label),
+  );
+  const selection = el("div", { class: "selection", role: "toolbar", "aria-label": "Selected files" }, count);
+  selection.append(...buttons, clear);
+  const frame = el("div", {}, table, selection, empty);
   const range = el("span", { class: "range" });
   const pages = [0, 1, 2].map(() => el("button", { class: "page", type: "button" }));
   root.append(frame, el("nav", { class: "foot", "aria-label": "Pages" }, range, ...pages));
-  return { frame, table, body, empty, title, hint, range, pages, sort };
+  const state = { frame, table, body, empty, title, hint, range, pages, sort, all, selection, count, buttons };
+  state.selected = new Set();
+  all.onchange = () => {
+    for (const node of body.children)
+      all.checked ? state.selected.add(node.row.id) : state.selected.delete(node.row.id);
+    showSelection(state);
+  };
+  clear.onclick = () => {
+    state.selected.clear();
+    showSelection(state);
+    all.focus();
+  };
+  return state;
+}
+
+// The check boxes, and the bar with the actions that at least one of the selected files allows.
+function showSelection(state) {
+  const rows = [...state.body.children].map((node) => node.row);
+  const selected = rows.filter((row) => state.selected.has(row.id));
+  for (const node of state.body.children) node.cells[0].firstChild.checked = state.selected.has(node.row.id);
+  state.all.checked = rows.length > 0 && selected.length === rows.length;
+  state.all.indeterminate = selected.length > 0 && !state.all.checked;
+  state.selection.hidden = selected.length === 0;
+  setText(state.count, `${count(selected.length)} selected`);
+  for (const button of state.buttons) {
+    const { action } = button.dataset;
+    const able = selected.filter((row) => row.actions.includes(action));
+    const reason = state.refusals[action] || (able.length ? "" : `None of them can do this in its status`);
+    setText(button, able.length ? `${ACTIONS[action]} ${count(able.length)}` : ACTIONS[action]);
+    setAttribute(button, "aria-disabled", reason ? "true" : null);
+    setAttribute(button, "title", reason || null);
+    button.onclick = () => {
+      if (reason) return;
+      state.act(
+        action,
+        able.map((row) => row.id),
+      );
+      state.selected.clear();
+      showSelection(state);
+    };
+  }
 }
 
 function makeRow(state) {
   const node = el("tr", {}, ...COLUMNS.map(([name]) => el("td", { class: `c-${name}` })));
-  const [id, title, status, progress, , , , actions] = node.cells;
+  const [select, id, title, status, progress, , , , actions] = node.cells;
+  const box = el("input", { type: "checkbox" });
+  box.onchange = () => {
+    box.checked ? state.selected.add(node.row.id) : state.selected.delete(node.row.id);
+    showSelection(state);
+  };
+  select.append(box);
   id.classList.add("mono");
   title.append(el("button", { class: "open", type: "button", dir: "auto" }));
   status.append(el("span", {}, el("span", { class: "dot" }), el("span", { class: "name" })));
@@ -76,8 +140,9 @@ function makeRow(state) {
     el("div", { class: "progress" }, el("span", { class: "bar" }), el("span", { class: "note", dir: "auto" })),
   );
   actions.append(el("span", { class: "actions" }));
+  node.act = (action) => state.act(action, [node.row.id]);
   node.onclick = (event) => {
-    if (!event.target.closest("a")) state.open(node.row.id);
+    if (!event.target.closest("a, input, .c-select, .action")) state.open(node.row.id);
   };
   return node;
 }
@@ -85,7 +150,8 @@ function makeRow(state) {
 function updateRow(node, row) {
   node.row = row;
   setAttribute(node, "class", row.highlighted ? "highlighted" : null);
-  const [id, title, status, progress, , took, size, actions] = node.cells;
+  const [select, id, title, status, progress, , took, size, actions] = node.cells;
+  setAttribute(select.firstChild, "aria-label", `Select file ${row.id}`);
   setText(id, row.id);
   setText(title.firstChild, row.title);
   setAttribute(title, "title", row.title);
@@ -110,18 +176,29 @@ function updateRow(node, row) {
   setText(took, row.took === null ? "" : duration(row.took));
   setText(size, row.size === null ? "" : bytes(row.size));
   const holder = actions.firstChild;
-  const href = row.download ?? "";
-  if (holder.dataset.href !== href || !holder.firstChild) {
-    holder.dataset.href = href;
+  const offered = [row.download ?? "", ...row.actions].join(" ");
+  if (holder.dataset.offered !== offered) {
+    holder.dataset.offered = offered;
     holder.replaceChildren(
-      row.download
-        ? el(
-            "a",
-            { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` },
-            "Download",
-          )
-        : el("span"),
+      ...row.actions.map((action) => {
+        const label = `${ACTIONS[action]} file ${row.id}`;
+        const button = el(
+          "button",
+          { class: `action ${action}`, type: "button", "aria-label": label },
+          ACTIONS[action],
+        );
+        button.onclick = () => node.act(action);
+        return button;
+      }),
     );
+    if (row.download)
+      holder.append(
+        el(
+          "a",
+          { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` },
+          "Download",
+        ),
+      );
   }
   setAttribute(actions, "title", row.download ? null : row.download_hint);
 }

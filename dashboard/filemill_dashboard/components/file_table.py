@@ -1,12 +1,13 @@
 """The list of files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.file_actions import FileAction
 from filemill.domain.files import Status
 from filemill.queries.files import FilePage
 from filemill_dashboard.components.assets import component, only_drawn
@@ -23,11 +24,16 @@ def file_table(
     on_open: Callable[[int], None],
     on_page: Callable[[str], None],
     on_sort: Callable[[], None],
+    on_act: Callable[[FileAction, list[int]], None],
+    refusals: Mapping[FileAction, str],
+    deleting: Collection[int] = (),
 ) -> None:
     """Draw a page of the list, which is `age_seconds` old.
 
     The row of the file `highlighted`, which this viewer has just created, is highlighted once. Without rows, `empty` is
     shown: a title and a hint. `on_page` gets a cursor, or "" for the first page. `on_sort` reverses the order.
+    `on_act` gets an action and the files, of the button of a row or of the selection. `refusals`: why this viewer may
+    not do an action. `deleting`: files whose deletion can be undone.
     """
     items = page.items if page else []
     range_text = f"#{items[0].id} to #{items[-1].id}" if items else ""
@@ -44,11 +50,16 @@ def file_table(
                 on_page(cursor)
         elif state.sort is not None:
             on_sort()
+        elif state.act is not None:
+            chosen = _chosen(state.act, items)
+            if chosen is not None and not refusals.get(chosen[0]):
+                on_act(*chosen)
 
     component("file_table")(
         key="files",
         data={
-            "rows": [_row(row, page.as_of, age_seconds, highlighted) for row in items] if page else [],
+            "rows": [_row(row, page.as_of, age_seconds, highlighted, deleting) for row in items] if page else [],
+            "refusals": {action.value: refusals.get(action, "") for action in FileAction},
             "empty": None if items else {"title": empty[0], "hint": empty[1]},
             "next": page.next if page else None,
             "previous": page.previous if page else None,
@@ -59,7 +70,18 @@ def file_table(
         on_open_change=dispatch,
         on_page_change=dispatch,
         on_sort_change=dispatch,
+        on_act_change=dispatch,
     )
+
+
+def _chosen(sent: object, items: Sequence[FileRow]) -> tuple[FileAction, list[int]] | None:
+    """The action and the files that a browser sent; None if they are not all drawn. The use case checks statuses."""
+    name, ids = (sent.get("action"), sent.get("ids")) if isinstance(sent, Mapping) else (None, None)
+    action = only_drawn("files", name, set(FileAction))
+    drawn = {row.id for row in items}
+    if action is None or not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
+        return None
+    return (FileAction(action), ids) if drawn.issuperset(ids) else None
 
 
 def download_path(row: FileRow) -> str | None:
@@ -72,7 +94,9 @@ def took_seconds(row: FileRow) -> float | None:
     return None if row.finished_at is None else max(0.0, (row.finished_at - row.created_at).total_seconds())
 
 
-def _row(row: FileRow, as_of: datetime, age_seconds: float, highlighted: int | None) -> dict[str, Any]:
+def _row(
+    row: FileRow, as_of: datetime, age_seconds: float, highlighted: int | None, deleting: Collection[int]
+) -> dict[str, Any]:
     age = max(0.0, (as_of - row.created_at).total_seconds()) + age_seconds
     steps = row.status is Status.PROCESSING and row.steps
     return {
@@ -82,7 +106,8 @@ def _row(row: FileRow, as_of: datetime, age_seconds: float, highlighted: int | N
         "tone": TONES[row.status],
         "step": row.step or 0 if steps else None,
         "steps": row.steps if steps else None,
-        "note": _note(row),
+        "note": "will be deleted" if row.id in deleting else _note(row),
+        "actions": [] if row.id in deleting else [one.value for one in FileAction if row.status in one.statuses],
         "failed": row.status is Status.FAILED,
         "age": age,
         "took": took_seconds(row),

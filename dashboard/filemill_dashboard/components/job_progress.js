@@ -1,4 +1,4 @@
-// A background job: its name, its progress, and a button that stops it.
+// A background job or a deletion: its name, its progress, and a button that stops or undoes it.
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = mountedState(parentElement, (root) => {
     const [name, summary, fill, stop] = [
@@ -16,10 +16,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (!data.name) return;
   setAttribute(state.job, "class", `job tone-${data.tone}`);
   setText(state.name, data.name);
-  setText(state.summary, data.summary);
+  const receivedAt = performance.now();
+  const stop = startTicking(state, 250, () => {
+    const left = (data.seconds_left ?? 0) - (performance.now() - receivedAt) / 1000;
+    const soon = data.seconds_left === null ? "" : left > 0 ? `in ${Math.ceil(left)} s, ` : "now, ";
+    setText(state.summary, soon + data.summary);
+  });
   state.fill.style.width = `${100 * data.fraction}%`;
   setAttribute(state.bar, "aria-valuenow", Math.round(100 * data.fraction));
   setAttribute(state.bar, "aria-label", data.name);
-  setText(state.stop, data.running ? "Stop" : "Hide");
+  setText(state.stop, data.button);
   state.stop.onclick = () => setTriggerValue("stop", true);
+  return stop;
 }

@@ -19,7 +19,7 @@ from filemill.runtime.supervisor_client import CommandRejected
 from filemill.services.faults import end_fault
 from filemill_dashboard.components import status_style
 from filemill_dashboard.components.assets import component
-from filemill_dashboard.components.job_progress import show_job
+from filemill_dashboard.components.job_progress import show_deletions, show_job
 from filemill_dashboard.components.notices import Notice, server_notices, show_notices
 from filemill_dashboard.components.role_facts import relay_status
 from filemill_dashboard.components.view_url import select_option
@@ -85,6 +85,7 @@ def render_page(
             show_notices("banners", [*refused, *notices], on_action=lambda target: _end_fault(data, target))
         with job:
             show_job(data.jobs)
+            show_deletions(data.deletions)
         if not reason:
             body(data, snapshot)
 

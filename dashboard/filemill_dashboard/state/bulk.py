@@ -6,6 +6,7 @@ from functools import partial
 from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import new_file
 from filemill.domain.permissions import Principal
+from filemill_dashboard.state import deletions
 from filemill_dashboard.state.jobs import Job
 from filemill_dashboard.state.services import Services
 
@@ -33,13 +34,19 @@ def create_many(
 def apply_to_all(
     services: Services, action: FileAction, selection: FileSelection, upto: int, principal: Principal
 ) -> Callable[[Job], None]:
-    """A job that applies `action` to all matching files up to the id `upto`."""
+    """A job that applies `action` to all matching files up to the id `upto`. A deletion can be undone at first."""
     operations = services.operations
 
     def next_ids(after: int) -> list[int]:
         return operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH_FILES)
 
-    return _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, principal).done))
+    work = _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, principal).done))
+
+    def undoable(job: Job) -> None:
+        job.wait_for_undo(deletions.UNDO_SECONDS)
+        work(job)
+
+    return undoable if action is FileAction.DELETE else work
 
 
 def resubmit_all(services: Services, principal: Principal) -> Callable[[Job], None]:

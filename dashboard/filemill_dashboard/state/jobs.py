@@ -32,7 +32,10 @@ class JobStopped(Exception):
 
 @dataclass(frozen=True)
 class JobView:
-    """The state of a job. `total` None: unknown. `refused` counts the items that could not be done."""
+    """The state of a job. `total` None: unknown. `refused` counts the items that could not be done.
+
+    `begins_in_seconds`: it has changed nothing yet and can be undone; None: it has begun.
+    """
 
     name: str
     total: int | None
@@ -41,6 +44,7 @@ class JobView:
     running: bool
     error: str | None
     seconds: float
+    begins_in_seconds: float | None = None
 
 
 class Job:
@@ -53,6 +57,7 @@ class Job:
         self.error: str | None = None
         self.started_at = time.monotonic()
         self.ended_at: float | None = None
+        self._begins_at: float | None = None
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -63,6 +68,15 @@ class Job:
         """Wait. Raises JobStopped."""
         if self._stop.wait(max(0.0, seconds)):
             raise JobStopped
+
+    def wait_for_undo(self, seconds: float) -> None:
+        """Wait before the first change, so that the job can be undone. Raises JobStopped."""
+        self._begins_at = time.monotonic() + seconds
+        try:
+            self.wait(seconds)
+        except JobStopped:
+            raise JobStopped("undone, nothing was changed") from None
+        self._begins_at = None
 
     def advance(self, done: int, refused: int = 0) -> None:
         """Count the items of a batch. Raises JobStopped."""
@@ -86,7 +100,9 @@ class Job:
     def view(self) -> JobView:
         """The current state."""
         seconds = (self.ended_at or time.monotonic()) - self.started_at
-        return JobView(self.name, self.total, self.done, self.refused, self.ended_at is None, self.error, seconds)
+        running, begins_at = self.ended_at is None, self._begins_at
+        begins_in = max(0.0, begins_at - time.monotonic()) if running and begins_at is not None else None
+        return JobView(self.name, self.total, self.done, self.refused, running, self.error, seconds, begins_in)
 
 
 class Jobs:
@@ -125,8 +141,8 @@ class Jobs:
     def _run(self, job: Job, work: Callable[[Job], None]) -> None:
         try:
             work(job)
-        except JobStopped:
-            job.error = "stopped"
+        except JobStopped as stopped:
+            job.error = str(stopped) or "stopped"
         except (Forbidden, Unavailable) as error:
             job.error = str(error)
         except Exception:

@@ -51,6 +51,7 @@ from filemill.runtime.stack_state import StackState
 from filemill.services.faults import FaultEndRecorder, active_fault, journal_of
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.cache import CachedValue, K, KeyedCache, T
+from filemill_dashboard.state.deletions import Deletions
 from filemill_dashboard.state.downloads import ObjectPreview, read_preview
 from filemill_dashboard.state.health import LABELS, HealthCode, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
@@ -163,6 +164,7 @@ class PageData:
         self._view_tracker = ViewTracker()
         self._database_fails = False  # by the latest read of the snapshot, which is the first of each page
         self._view_lock = threading.Lock()
+        self.deletions = Deletions(services.operations.delete, on_end=self.invalidate)
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
         self._files = self._cached(self._read_files, TTL_SECONDS, hurried=lambda: self._database_fails)
         self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
@@ -387,6 +389,7 @@ class PageData:
 
     def close(self) -> None:
         """Start no more reads; does not wait for those in progress."""
+        self.deletions.undo()
         for pool in (self._pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
