@@ -24,6 +24,7 @@ from filemill.runtime.supervisor_client import SupervisorCommand, SupervisorResp
 from filemill.services import stack_workers
 from filemill_dashboard.components.grid import data_grid
 from tests.dashboard.conftest import OpenPage, Page, closed_port
+from tests.integration.group_samples import insert_samples
 
 PAGE_WORKERS = 50
 
@@ -206,6 +207,37 @@ def test_a_selected_worker_shows_its_files_in_progress_and_events(
     assert (vitals["Partitions"], vitals["CPU"]) == ("P1", None)
     (step,) = page.shown("timeline", "events")["steps"]
     assert (step["title"], step["detail"]) == ("Assigned", "P1 · epoch 4")
+
+
+def test_a_worker_story_has_its_kill_its_restart_and_its_member_id(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    store_event(engine, "w", EventKind.STARTED, ago=90, pid=1, host="h")
+    store_event(engine, "w", EventKind.ASSIGNED, ago=89, partitions=[0], owned=[0], epoch=1)
+    store_event(engine, "w", EventKind.STARTED, ago=LAST_EVENT_AGO, pid=77, host="h")
+    at = datetime.now(UTC) - timedelta(seconds=60)
+    acts = [
+        {"action": "stack.kill", "detail": {"worker": "w"}},
+        {"action": "quiet", "detail": {"worker": None}},
+        {"action": "fault", "detail": {"fault": "killed", "target": "w", "refused": "no"}},
+        {"action": "stack.stop", "detail": {"worker": "another"}},
+    ]
+    with engine.begin() as connection:
+        for place, act in enumerate(acts):
+            values = {**act, "at": at + timedelta(seconds=place), "actor": "ana"}
+            connection.execute(sa.insert(Operation).values(**values))
+        insert_samples(connection, {0: 5}, since=4, owner="w", group=settings.group_id)
+    page = open_page(settings, "workers", worker="w")
+    steps = [(step["title"], step["detail"]) for step in page.shown("timeline", "events")["steps"]]
+    assert steps == [
+        ("Restarted", "the process before it ended without a stop"),
+        ("Quiet requested", "by ana · all workers"),
+        ("Killed", "by ana"),
+        ("Assigned", "P0 · epoch 1"),
+        ("Started", ""),
+    ]
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "vitals")["facts"]}
+    assert (facts["Member id"], facts["Process"]) == ("m", "77 on h")
 
 
 def test_the_page_without_workers_and_without_postgres(settings: Settings, open_page: OpenPage) -> None:

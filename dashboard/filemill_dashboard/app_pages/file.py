@@ -72,8 +72,8 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
 _DELIVERY_COLUMNS = [
     Column("worker", "Worker"),
     Column("run", "Run", "number", 54),
-    Column("begin", "Begin", "moment", 178),
-    Column("end", "End", "moment", 178, hide_below=800),
+    Column("begin", "Begin", "moment", 190),
+    Column("end", "End", "moment", 190, hide_below=800),
     Column("lasted", "Duration", "seconds", 82),
     Column("outcome", "How it ended", "badge", 210),
 ]

@@ -5,10 +5,12 @@ from typing import Literal
 
 import streamlit as st
 
+from filemill.domain.files import iso_milliseconds
 from filemill.domain.permissions import Permission
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS, EventKind, WorkerCondition, WorkerEvent
 from filemill.errors import Forbidden, Unavailable
+from filemill.queries.history import AuditEntry
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
@@ -34,6 +36,7 @@ from filemill_dashboard.views.visibility import ShownState, Visibility, shown_co
 
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
+EVENTS_SHOWN = 30
 # The number of chips that fit into the column.
 CHIPS_SHOWN = 3
 NAME_CHARACTERS = 200
@@ -94,7 +97,7 @@ CLOCK = Column(
 )
 
 
-def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
+def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     stack = data.stack()
     state_filter = st.query_params.get("state", "")
     page = max(1, int(text) if (text := st.query_params.get("page", "")).isdecimal() and len(text) < 9 else 1)
@@ -150,7 +153,8 @@ def _workers(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         listed = data.workers(WorkerQuery(ids=(name,))).value
         selected = next(iter(listed.items), None) if listed is not None else None
     if selected is not None:
-        _details(data, selected, visibility.worker_state(selected, processes.get(selected.id)))
+        state = visibility.worker_state(selected, processes.get(selected.id))
+        _details(data, selected, state, _member_ids(snapshot.value, selected.id))
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 
@@ -395,7 +399,13 @@ def _set_outcome(tone: str, title: str, text: str = "") -> None:
     st.session_state["worker_outcome"] = Notice(tone, title, text)
 
 
-def _details(data: PageData, worker: WorkerView, state: ShownState) -> None:
+def _member_ids(snapshot: Snapshot | None, worker_id: str) -> list[str]:
+    """The ids by which Kafka knows a worker in the consumer group; several right after a restart."""
+    group = snapshot.overview.group if snapshot is not None else None
+    return [member.member_id for member in group.members if member.client_id == worker_id] if group is not None else []
+
+
+def _details(data: PageData, worker: WorkerView, state: ShownState, member_ids: list[str]) -> None:
     files, events = data.worker_files(worker.id), data.worker_events(worker.id)
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
@@ -430,9 +440,17 @@ def _details(data: PageData, worker: WorkerView, state: ShownState) -> None:
                 on_open=lambda file_id: page_shell.navigate_to("file", id=file_id),
             )
         with st.container(key="right"):
-            facts("vitals", _vitals(worker, state), title="Status", stale=state is ShownState.UNKNOWN)
-            steps = [_step(event) for event in reversed(events.value or [])][-30:]
-            event_timeline("events", steps[::-1], title="Events", empty="Only heartbeats in the last 24 hours.")
+            process = f"{worker.pid} on {worker.host}" if worker.pid is not None else None
+            identity = [
+                Fact("Member id", ", ".join(member_ids) or None, mono=True),
+                Fact("Process", process, mono=True),
+                Fact("Started", iso_milliseconds(worker.started_at) if worker.started_at else None, mono=True),
+            ]
+            lines = [*_vitals(worker, state), *identity]
+            facts("vitals", lines, title="Status", stale=state is ShownState.UNKNOWN)
+            steps = [*_steps(events.value or []), *_operations(data.operations().value or [], worker.id)]
+            newest = sorted(steps, key=lambda step: step.at, reverse=True)[:EVENTS_SHOWN]
+            event_timeline("events", newest, title="Events", empty="Only heartbeats in the last 24 hours.")
 
 
 def _vitals(worker: WorkerView, state: ShownState) -> list[Fact]:
@@ -467,6 +485,42 @@ _EVENT_TONES = {
     EventKind.RETRYING: "warn",
     EventKind.BREAKER_OPENED: "warn",
 }
+
+
+_OPERATIONS = {
+    "stack.kill": ("Killed", "bad"),
+    "stack.stop": ("Stop requested", "warn"),
+    WorkerCommandKind.QUIET.value: ("Quiet requested", "warn"),
+    WorkerCommandKind.RESUME.value: ("Resume requested", "good"),
+}
+
+
+def _operations(entries: list[AuditEntry], worker_id: str) -> list[TimelineEntry]:
+    """What people and programs did to a worker."""
+    found = []
+    for entry in entries:
+        if entry.detail.get("refused"):
+            continue
+        if entry.action == "fault" and entry.detail.get("target") == worker_id:
+            fault = f"Fault injected: {entry.detail.get('fault')}"
+            found.append(TimelineEntry(entry.at, fault, f"by {entry.actor}", "bad"))
+        elif entry.action in _OPERATIONS and entry.detail.get("worker") in (worker_id, None):
+            what, tone = _OPERATIONS[entry.action]
+            everyone = " · all workers" if entry.detail.get("worker") is None else ""
+            found.append(TimelineEntry(entry.at, what, f"by {entry.actor}{everyone}", tone))
+    return found
+
+
+def _steps(events: list[WorkerEvent]) -> list[TimelineEntry]:
+    """The events, newest first. A start without a stop before it is a restart after a kill or a crash."""
+    steps = []
+    for place, event in enumerate(events):
+        step = _step(event)
+        before = events[place + 1] if place + 1 < len(events) else None
+        if event.kind is EventKind.STARTED and before is not None and before.kind is not EventKind.STOPPED:
+            step = replace(step, what="Restarted", detail="the process before it ended without a stop", tone="warn")
+        steps.append(step)
+    return steps
 
 
 def _step(event: WorkerEvent) -> TimelineEntry:

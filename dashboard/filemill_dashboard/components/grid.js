@@ -17,6 +17,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   state.columns = data.actions
     ? [...data.columns, { key: "actions", label: "Actions", kind: "actions", hide_below: 0 }]
     : data.columns;
+  const moments = data.columns.filter((column) => column.kind === "moment").map((column) => column.key);
+  state.dated = onSeveralDays(data.rows.flatMap((row) => moments.map((key) => row.cells[key]).filter(Number.isFinite)));
   state.layOut = () => {
     const width = state.frame.clientWidth || 4000;
     const columns = state.columns.filter((column) => column.hide_below <= width);
@@ -158,10 +160,10 @@ function updateCell(cell, row, column, isOpener, state) {
     if (inner.firstElementChild?.tagName !== "BUTTON")
       inner.replaceChildren(el("button", { class: "open", type: "button", dir: "auto" }));
     inner.firstChild.onclick = () => open(state, row.key);
-    setText(inner.firstChild, formatted(column.kind, value));
+    setText(inner.firstChild, formatted(column.kind, value, state.dated));
   } else {
     setAttribute(inner, "dir", column.kind === "text" ? "auto" : null);
-    if (column.kind !== "ago") setText(inner, formatted(column.kind, value));
+    if (column.kind !== "ago") setText(inner, formatted(column.kind, value, state.dated));
   }
 }
 
@@ -182,7 +184,7 @@ function updateActions(cell, row, state) {
   );
 }
 
-function formatted(kind, value) {
+function formatted(kind, value, dated) {
   if (value === null || value === undefined) return UNKNOWN;
   switch (kind) {
     case "number":
@@ -196,7 +198,7 @@ function formatted(kind, value) {
     case "percent":
       return `${Math.round(100 * value)} %`;
     case "moment":
-      return clock(value);
+      return clock(value, dated);
     default:
       return String(value);
   }
