@@ -64,7 +64,9 @@ function make(root) {
     "tr",
     {},
     ...COLUMNS.map(([name, label]) =>
-      el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : name === "select" ? all : label),
+      name === "select"
+        ? el("td", { class: "c-select" }, all)
+        : el("th", { class: `c-${name}`, scope: "col" }, name === "age" ? sort : label),
     ),
   );
   const body = el("tbody");
