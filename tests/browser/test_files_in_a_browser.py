@@ -172,33 +172,3 @@ def test_a_file_can_be_opened_with_the_keyboard(page: Page) -> None:
     row.get_by_role("button", name="Opened by keyboard").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog").get_by_text("Opened by keyboard")).to_be_visible()
-
-
-def test_selected_files_are_deleted_after_the_time_for_an_undo(page: Page) -> None:
-    rows = [create(page, title) for title in ("Kept after all", "Also kept")]
-    for row in rows:
-        expect(row.get_by_text("completed")).to_be_visible(timeout=DONE_MILLISECONDS)
-        row.get_by_role("checkbox").check()
-    tops = [row.bounding_box() for row in rows]
-    bar = page.get_by_role("toolbar", name="Selected files")
-    expect(bar.get_by_text("2 selected")).to_be_visible()
-    bar.get_by_role("button", name="Delete 2").click()
-    expect(page.get_by_text("nothing is deleted yet")).to_be_visible()
-    assert [row.bounding_box() for row in rows] == tops, "a row moved"
-    page.get_by_role("button", name="Undo").click()
-    expect(page.get_by_text("nothing is deleted yet")).to_have_count(0)
-    rows[0].get_by_role("button", name=re.compile("Delete file")).click()
-    expect(page.get_by_text("1 deleted")).to_be_visible(timeout=DONE_MILLISECONDS)
-    expect(rows[0]).to_have_count(0)
-    expect(rows[1]).to_have_count(1)
-
-
-def test_the_focus_returns_to_the_row_when_the_drawer_closes(page: Page) -> None:
-    title = create(page, "Focused again").get_by_role("button", name="Focused again")
-    title.focus()
-    page.keyboard.press("Enter")
-    drawer = page.get_by_role("dialog")
-    expect(drawer.get_by_text("Focused again")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(drawer).to_have_count(0)
-    expect(title).to_be_focused()

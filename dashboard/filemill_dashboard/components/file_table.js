@@ -14,10 +14,7 @@ const COLUMNS = [
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = mountedState(parentElement, make);
-  state.open = (id) => {
-    setTriggerValue("open", id);
-    focusAfterDrawer(state, id);
-  };
+  state.open = (id) => setTriggerValue("open", id);
   setAttribute(state.frame, "class", data.stale ? "frame stale" : "frame");
   state.table.hidden = data.rows.length === 0;
   state.empty.hidden = !data.empty;
@@ -99,22 +96,6 @@ function make(root) {
     all.focus();
   };
   return state;
-}
-
-// When the drawer of a file closes, the focus returns to the row, unless it is elsewhere by then.
-function focusAfterDrawer(state, id) {
-  clearInterval(state.drawer);
-  const since = performance.now();
-  let opened = false;
-  state.drawer = setInterval(() => {
-    const drawer = document.querySelector('[role="dialog"]');
-    opened ||= Boolean(drawer);
-    if (drawer || (!opened && performance.now() - since < 10_000)) return;
-    clearInterval(state.drawer);
-    const row = [...state.body.children].find((node) => node.row.id === id);
-    const active = document.activeElement;
-    if (!active || active === document.body) row?.querySelector(".open").focus();
-  }, 100);
 }
 
 // The check boxes, and the bar with the actions that at least one of the selected files allows.

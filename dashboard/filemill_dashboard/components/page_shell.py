@@ -5,7 +5,6 @@ run of the fragment, so all its data is of one moment. The top bar in the browse
 tab causes no load.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -55,12 +54,9 @@ def render_page(
         # Screen readers need a heading; for others the navigation shows the current page.
         st.html(f'<div class="brand">filemill</div><h1 class="visually-hidden">{title}</h1>', width="content")
         with st.container(key="nav", horizontal=True, gap=None):
-            for name, page in _pages().items():
+            for page in _pages().values():
                 if page.visibility == "visible":
-                    # The page of a file is not in the navigation: it belongs to the list of files.
-                    parent = title == "File" and name == "files"
-                    with st.container(key="nav-parent", width="content") if parent else contextlib.nullcontext():
-                        st.page_link(page, width="content")
+                    st.page_link(page, width="content")
         status = st.container(key="status-slot")
         selected = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
     interval_seconds = REFRESH[selected]
