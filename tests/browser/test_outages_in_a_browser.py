@@ -40,6 +40,9 @@ READ = """() => {
 }"""
 
 
+pytestmark = pytest.mark.slow(reason="compares a page with the truth within seconds, which needs a quiet machine")
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`filemill up` with two processors."""
