@@ -157,6 +157,9 @@ class ClaimedRow(msgspec.Struct, frozen=True):
     requested_at: datetime
     traceparent: str
     generation: int = 1
+    handler: str = "text"
+    parameters: str | None = None  # a JSON object as text
+    inputs: str | None = None  # the same
 
 
 class PublishedRow(msgspec.Struct, frozen=True):
@@ -167,7 +170,10 @@ class PublishedRow(msgspec.Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """Accepted requests that are not on Kafka yet. Each call is one transaction, fenced by the relay's lease."""
+    """Accepted requests of one queue that are not on Kafka yet, numbered from 1 in each queue.
+
+    Each call is one transaction, fenced by the relay's lease.
+    """
 
     def topic_generation(self, topic: str, identity: TopicIdentity) -> int:
         """The generation of this topic. A topic that was recreated under the same name gets the next one."""

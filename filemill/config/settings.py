@@ -506,6 +506,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def queue_name(self) -> str:
+        """The queue whose topic is `topic_create`: `default`, or the one of `of_queue`."""
+        return next(queue.name for queue in self.all_queues.values() if queue.topic == self.topic_create)
+
+    @property
     def longest_job_seconds(self) -> float:
         """Simulated work of the longest job."""
         return max(self.processing_seconds, self.long_job_seconds) if self.long_job_every else self.processing_seconds

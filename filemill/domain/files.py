@@ -78,10 +78,23 @@ def parse_file_id(text: str) -> int:
 
 
 class NewFile(msgspec.Struct, frozen=True):
-    """A request for a file. Build it with `new_file`, which checks the limits."""
+    """A request for a file. Build it with `new_file`, which checks the limits.
+
+    `parameters` is a JSON object as text, None for none; `inputs` has keys of objects in the bucket by name. `queue` is
+    the one that the request asks for, None for none; accepting it sets the queue.
+    """
 
     title: str
     description: str = ""
+    handler: str = "text"
+    parameters: str | None = None
+    inputs: dict[str, str] = {}
+    queue: str | None = None
+
+    @property
+    def only_text(self) -> bool:
+        """Whether it is a request as in the reference design: a title and a description."""
+        return self.handler == "text" and self.parameters is None and not self.inputs and self.queue is None
 
 
 def new_file(title: str, description: str = "") -> NewFile:
@@ -212,7 +225,7 @@ class CurrentState(msgspec.Struct, frozen=True):
     progress_at: datetime | None = None
 
 
-class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
+class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The content of an event about a file.
 
     `run` None means the row's current run: the sender knows the reference design only. `stated_start`: the start of the
@@ -235,6 +248,9 @@ class StatusUpdate(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     stated_start: datetime | None = None
     error: str | None = None
+    content_type: str | None = None
+    fraction: float | None = None
+    message: str | None = None
 
 
 def supersedes(update: StatusUpdate, current: CurrentState) -> bool:

@@ -48,7 +48,7 @@ class HandlerSpec(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 TEXT_SPEC = HandlerSpec(
     name=TEXT_HANDLER,
-    schema={"type": "object", "additionalProperties": False},
+    schema={"type": "object", "properties": {}, "additionalProperties": False},
     content_type=TEXT_CONTENT_TYPE,
     extension="txt",
 )

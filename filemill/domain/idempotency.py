@@ -50,5 +50,15 @@ def key_hash(key: str) -> str:
 
 
 def fingerprint(files: Sequence[NewFile]) -> str:
-    """A hash of all requested files, in order: equal for equal requests."""
-    return hashlib.sha256(msgspec.msgpack.encode(files)).hexdigest()
+    """A hash of all requested files, in order: equal for equal requests.
+
+    A request without the fields of handlers has the hash that earlier versions stored.
+    """
+    return hashlib.sha256(msgspec.msgpack.encode([_fields(file) for file in files])).hexdigest()
+
+
+def _fields(file: NewFile) -> dict[str, object]:
+    fields: dict[str, object] = {"title": file.title, "description": file.description}
+    if not file.only_text:
+        fields |= {"handler": file.handler, "parameters": file.parameters, "inputs": file.inputs, "queue": file.queue}
+    return fields

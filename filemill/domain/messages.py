@@ -110,6 +110,7 @@ class FileCreated(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
             started_at=_start_time(at, self.started_at, self.timestamp),
             stated_start=self.started_at,
             error=self.error[:_ERROR_MAX_CHARACTERS] if self.error else None,
+            content_type=self.content_type,
         )
 
 
@@ -153,6 +154,8 @@ class FileProgress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
             steps=self.steps,
             started_at=started_at,
             stated_start=None if started_at is None else self.started_at or self.timestamp,
+            fraction=self.fraction,
+            message=self.message,
         )
 
 

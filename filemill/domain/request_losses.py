@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from filemill.domain.queues import DEFAULT_QUEUE
+
 
 class PartitionRange(msgspec.Struct, frozen=True):
     """A partition of `file.create`: its begin and end offsets, and the group's committed offset (None: none)."""
@@ -15,7 +17,7 @@ class PartitionRange(msgspec.Struct, frozen=True):
 
 
 class LossBounds(msgspec.Struct, frozen=True):
-    """An unfinished request of `generation` is lost if its offset is below one of its partition's bounds.
+    """An unfinished request of `queue` and `generation` is lost if its offset is below one of its partition's bounds.
 
     `removed`: retention removed the record, and no worker has it. `passed`: the group has committed it, and all results
     up to then are applied. The topic of a request of another generation was deleted.
@@ -25,6 +27,7 @@ class LossBounds(msgspec.Struct, frozen=True):
     removed: dict[int, int]
     passed: dict[int, int]
     ends: dict[int, int]
+    queue: str = DEFAULT_QUEUE
 
 
 def loss_bounds(
@@ -34,6 +37,7 @@ def loss_bounds(
     *,
     share_group: bool,
     results_applied: bool,
+    queue: str = DEFAULT_QUEUE,
 ) -> LossBounds:
     """The bounds below which unfinished requests are lost now.
 
@@ -47,7 +51,7 @@ def loss_bounds(
         removed[part.partition] = min(begin, committed) if held else begin
         if results_applied and not share_group and committed <= part.end:
             passed[part.partition] = committed
-    return LossBounds(generation, removed, passed, {part.partition: part.end for part in parts})
+    return LossBounds(generation, removed, passed, {part.partition: part.end for part in parts}, queue)
 
 
 def results_applied(ends: Mapping[int, int], positions: Mapping[int, int]) -> bool:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import msgspec
 
 from filemill.domain.messages import FileCreated
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.worker_events import EventKind, WorkerEvent
 
 
 class RequestRecord(NamedTuple):
-    """A record on `file.create`. `file_id` is None if the value is unreadable."""
+    """A record on the topic of a queue. `file_id` is None if the value is unreadable."""
 
     file_id: int | None
     run: int | None
@@ -18,23 +19,26 @@ class RequestRecord(NamedTuple):
     partition: int
     offset: int
     at: float = 0.0
+    queue: str = DEFAULT_QUEUE
 
 
 class DeadLetterRecord(NamedTuple):
-    """A record on the dead letter topic. `partition` and `offset` are those of the record on `file.create`."""
+    """A record on the dead letter topic. `partition` and `offset` are those of the record on the topic of `queue`."""
 
     file_id: int | None
     partition: int | None
     offset: int | None
     at: float = 0.0
+    queue: str = DEFAULT_QUEUE
 
 
 class CancelledRecord(NamedTuple):
-    """The position on `file.create` of a record that a worker skipped because its run was cancelled."""
+    """The position, on the topic of a queue, of a record that a worker skipped because its run was cancelled."""
 
     partition: int
     offset: int
     at: float = 0.0
+    queue: str = DEFAULT_QUEUE
 
 
 class ResultRecord(NamedTuple):
@@ -58,7 +62,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
         event = self.event
         if event.kind is not EventKind.CANCELLED or event.partition is None or event.offset is None:
             return None
-        return CancelledRecord(event.partition, event.offset, self.at)
+        return CancelledRecord(event.partition, event.offset, self.at, event.queue)
 
 
 class IndexedResult(NamedTuple):

@@ -13,6 +13,7 @@ import msgspec
 from filemill.domain.files import FileId
 from filemill.domain.handlers import HandlerSpec
 from filemill.domain.messages import Int32, Int64, Run, StageTimes, WorkerId
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import InvalidMessage
 
 HEARTBEAT_SECONDS = 2.0
@@ -33,6 +34,8 @@ PARTITIONS_MAX = 10_000
 Partitions = Annotated[list[Int32], msgspec.Meta(max_length=PARTITIONS_MAX)]
 Text = Annotated[str, msgspec.Meta(max_length=50_000)]
 LogTail = Annotated[str, msgspec.Meta(max_length=100_000)]
+QueueName = Annotated[str, msgspec.Meta(max_length=40)]
+QUEUES_MAX = 100
 
 
 class EventKind(enum.StrEnum):
@@ -66,6 +69,17 @@ class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     offset: Int64 | None = None
     seconds: NonNegative = 0.0
     uncommitted_seconds: NonNegative = 0.0
+    queue: QueueName = DEFAULT_QUEUE
+
+
+class QueueVitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The part of one queue in a heartbeat: the partitions that the worker owns of its topic, and its records."""
+
+    queue: QueueName
+    owned: Partitions = []
+    epoch: Int64 | None = None
+    in_flight: Int32 = 0
+    paused: bool = False
 
 
 class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -73,7 +87,7 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 
     `headroom_seconds`: what was left of `max.poll.interval.ms` at the last poll. `busy_seconds`: how long no record has
     finished although some are in flight. `finished` counts since the start. `oldest_records`: one for each partition
-    with unfinished or uncommitted records.
+    with unfinished or uncommitted records. `queues`: the queues that the worker serves, if not `default` alone.
     """
 
     in_flight: Int32 = 0
@@ -90,6 +104,7 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
     cpu_seconds: NonNegative = 0.0
     rss_bytes: Int64 = 0
     oldest_records: Annotated[list[OldestRecord], msgspec.Meta(max_length=PARTITIONS_MAX)] = []
+    queues: Annotated[list[QueueVitals], msgspec.Meta(max_length=QUEUES_MAX)] = []
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -131,7 +146,7 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     log: LogTail | None = None
     cpu_seconds: NonNegative | None = None
     peak_bytes: Int64 | None = None
-    queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"
+    queue: QueueName = DEFAULT_QUEUE
     handlers: Annotated[list[HandlerSpec], msgspec.Meta(max_length=200)] = []
     skew_seconds: float | None = None
 

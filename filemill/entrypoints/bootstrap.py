@@ -21,14 +21,16 @@ from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.adapters.postgres.connection import create_engine
 from filemill.adapters.postgres.lease import PostgresLease
 from filemill.adapters.postgres.monitor_store import MonitorStore
-from filemill.adapters.postgres.outbox import PostgresOutbox
+from filemill.adapters.postgres.outbox import PostgresOutbox, WaitingQueues
 from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.adapters.s3.admin import s3_client
 from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
+from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.entrypoints.kafka_only import kafka_admin
 from filemill.entrypoints.processor import handler_pool, handler_sources
+from filemill.errors import InvalidRequest
 from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
@@ -42,8 +44,8 @@ from filemill.services.submissions import no_relay
 from filemill.verification.check import verify as check
 from filemill.verification.report import VerificationReport
 from filemill_workers.file_processor.handlers import Handlers
-from filemill_workers.group_monitor import GroupMonitor
-from filemill_workers.outbox_relay import OutboxRelay
+from filemill_workers.group_monitor import GroupMonitor, QueueMonitor
+from filemill_workers.outbox_relay import OutboxRelay, QueueRelays
 from filemill_workers.status_sync import StatusSync
 
 if TYPE_CHECKING:
@@ -96,12 +98,16 @@ def offset_reset(
     settings: Settings,
     engine: sa.Engine,
     *,
+    queue: str = DEFAULT_QUEUE,
     admin: KafkaAdmin | None = None,
     file_operations: Operations | None = None,
 ) -> OffsetReset:
-    """Resets of the group's offsets."""
+    """Resets of the offsets of a queue's group. Raises InvalidRequest if there is no such queue."""
+    if queue not in settings.all_queues:
+        raise InvalidRequest("queue", f"there is no queue {queue!r}; there are: {', '.join(settings.all_queues)}")
     kafka = admin or KafkaAdmin(settings)
-    return OffsetReset(settings, engine, kafka, file_operations or operations(settings, engine, kafka=lambda: kafka))
+    file_operations = file_operations or operations(settings, engine, kafka=lambda: kafka)
+    return OffsetReset(settings.of_queue(queue), engine, kafka, file_operations)
 
 
 def dead_letter_index(settings: Settings, engine: sa.Engine) -> DeadLetterIndex:
@@ -129,20 +135,27 @@ def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
         engine.dispose()
 
 
-def relay(settings: Settings, engine: sa.Engine) -> OutboxRelay:
-    """An outbox relay with a publisher of its own; runs on one thread."""
+def relay(settings: Settings, engine: sa.Engine) -> QueueRelays:
+    """An outbox relay of all queues with a publisher of its own; runs on one thread."""
     lease = PostgresLease(engine, "relay", settings.worker_id, settings.lease_seconds)
-    topic, identities = settings.topic_create, TopicIdentities(settings, "relay")
-    return OutboxRelay(
-        PostgresOutbox(engine, lease),
-        lease,
-        KafkaPublisher(settings, "relay"),
-        topic=topic,
-        identity=lambda: identities([topic]).get(topic),
-        batch=settings.relay_batch,
-        lease_seconds=settings.lease_seconds,
-        submit=ThreadPoolExecutor(1, thread_name_prefix="mark-published").submit,
-    )
+    queues, identities = settings.all_queues, TopicIdentities(settings, "relay")
+    publisher, waiting = KafkaPublisher(settings, "relay"), WaitingQueues(list(queues))
+    submit = ThreadPoolExecutor(1, thread_name_prefix="mark-published").submit
+
+    def of_queue(queue: Queue) -> OutboxRelay:
+        return OutboxRelay(
+            PostgresOutbox(engine, lease, queue.name, waiting),
+            lease,
+            publisher,
+            topic=queue.topic,
+            identity=lambda: identities([queue.topic]).get(queue.topic),
+            batch=settings.relay_batch,
+            lease_seconds=settings.lease_seconds,
+            submit=submit,
+            among_others=len(queues) > 1,
+        )
+
+    return QueueRelays([of_queue(queue) for queue in queues.values()])
 
 
 def sync(settings: Settings, engine: sa.Engine) -> StatusSync:
@@ -166,17 +179,23 @@ def hash_filler(settings: Settings, engine: sa.Engine) -> HashFiller:
 
 
 def monitor(settings: Settings, engine: sa.Engine) -> GroupMonitor:
-    """A group monitor."""
+    """A group monitor for the groups of all queues."""
     # A monitor that is late by one interval keeps its lease: it lasts one round and a timeout of Kafka longer.
     seconds = settings.lease_seconds + settings.monitor_interval_seconds + settings.server_timeout_seconds
     admin = KafkaAdmin(settings)
+    retention = timedelta(hours=settings.monitor_retention_hours)
+
+    def of_queue(settings: Settings) -> QueueMonitor:
+        store = MonitorStore(engine, settings.group_id, retention)
+        return QueueMonitor(store, admin, settings, lambda: find_bounds(settings, admin, engine))
+
     return GroupMonitor(
-        MonitorStore(engine, settings.group_id, timedelta(hours=settings.monitor_retention_hours)),
+        MonitorStore(engine, settings.group_id, retention),
         admin,
         PostgresLease(engine, "monitor", settings.worker_id, seconds),
+        [of_queue(settings.of_queue(name)) for name in settings.all_queues],
         settings=settings,
         interval_seconds=settings.monitor_interval_seconds,
-        find_bounds=lambda: find_bounds(settings, admin, engine),
     )
 
 

@@ -19,6 +19,7 @@ from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
 from filemill.domain.file_actions import FileAction
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status, parse_file_id, search_text
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import FileIdOutOfRange
 
 LIMIT_DEFAULT = 50
@@ -32,6 +33,13 @@ COUNT_MAX = 100_001
 _OLD_CURSOR = re.compile(r"(before|after)-([0-9]{1,19})")
 # The pattern of all cursors of the list, for documents.
 FILES_CURSOR = f"{OLDER_FILES.pattern}|{NEWER_FILES.pattern}|(before|after)-[0-9]{{1,18}}"
+
+
+class FileDetails(FileRow, frozen=True, kw_only=True):
+    """A file with the parameters and inputs of its request; null: none."""
+
+    parameters: dict[str, Any] | None = None
+    inputs: dict[str, str] | None = None
 
 
 class FilePage(msgspec.Struct, frozen=True):
@@ -100,6 +108,7 @@ _DESCRIPTION = FIELDS.index("description")
 _NOW = sa.select(sa.func.now())
 # Built once: building a query of twenty columns takes longer than running it.
 _FILE = sa.select(*COLUMNS).where(File.id == sa.bindparam("file_id"))
+_JOB = sa.select(File.parameters, File.inputs).where(File.id == sa.bindparam("file_id"))
 _WHOLE = sa.select(*COLUMNS, sa.func.now())
 _EXCERPTS = sa.select(
     *COLUMNS[:_DESCRIPTION],
@@ -118,11 +127,19 @@ def get_file(connection: sa.Connection, file_id: int) -> FileRow | None:
     return None if row is None else file_row(row)
 
 
+def file_details(connection: sa.Connection, row: FileRow) -> FileDetails:
+    """A file with its parameters and inputs."""
+    job = connection.execute(_JOB, {"file_id": row.id}).one_or_none()
+    parameters, inputs = (job.parameters, job.inputs) if job is not None else (None, None)
+    return FileDetails(**msgspec.structs.asdict(row), parameters=parameters, inputs=inputs)
+
+
 def list_files(
     connection: sa.Connection,
     *,
     status: Status | None = None,
     search: str = "",
+    queue: str = "",
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     excerpts: bool = False,
@@ -131,11 +148,11 @@ def list_files(
     """A page of files, newest first unless `oldest_first`. Raises InvalidCursor.
 
     `search` matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
-    page. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
+    page. `queue` "" is any. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, above = _edge(cursor)
-    wanted = _wanted(status, search.strip())
+    wanted = _wanted(status, search.strip(), queue)
     if wanted is None:
         return FilePage([], None, None, connection.execute(_NOW).scalar_one(), oldest_first)
     if edge is not None:
@@ -147,7 +164,13 @@ def list_files(
     if backwards and not more:
         # The list begins here: return a full first page, not the few rows before the cursor.
         return list_files(
-            connection, status=status, search=search, limit=limit, excerpts=excerpts, oldest_first=oldest_first
+            connection,
+            status=status,
+            search=search,
+            queue=queue,
+            limit=limit,
+            excerpts=excerpts,
+            oldest_first=oldest_first,
         )
     items = [file_row(row) for row in rows[:limit]]
     as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
@@ -288,9 +311,11 @@ def _around(edge: int | None, *, above: bool) -> tuple[int, int]:
     return (min(edge + 1, FILE_ID_MAX), edge) if above else (edge, edge - 1)
 
 
-def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
+def _wanted(status: Status | None, search: str, queue: str = "") -> dict[str, Any] | None:
     """The parameters of the conditions, by their names in `_CONDITIONS`. None: no row can match."""
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
+    if queue:
+        wanted["queue" if queue != DEFAULT_QUEUE else "default_queue"] = queue
     if not search:
         return wanted
     number = search.removeprefix("#")
@@ -308,6 +333,9 @@ def _wanted(status: Status | None, search: str) -> dict[str, Any] | None:
 
 _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
     "status": File.status == sa.bindparam("status"),
+    # The planner uses the partial index of the other queues only if it sees that the queue is not `default`.
+    "queue": sa.and_(File.queue == sa.bindparam("queue"), File.queue != sa.literal_column("'default'")),
+    "default_queue": File.queue == sa.bindparam("default_queue"),
     "id": File.id == sa.bindparam("id"),
     "title": sa.func.coalesce(File.title_search, File.title).ilike(sa.bindparam("title"), escape="\\"),
     "above": File.id > sa.bindparam("above"),

@@ -68,7 +68,8 @@ class AuditEntry(msgspec.Struct, frozen=True):
 _OWNERSHIP_EVENTS = sa.text("""
     WITH heard AS (
         SELECT body, kind, at, worker_id, lag(at) OVER of_worker AS before
-        FROM worker_events WHERE at > now() - CAST(:period AS interval)
+        FROM worker_events
+        WHERE at > now() - CAST(:period AS interval) AND coalesce(body ->> 'queue', 'default') = 'default'
         WINDOW of_worker AS (PARTITION BY worker_id ORDER BY at, "offset")
     )
     SELECT * FROM (
@@ -78,6 +79,7 @@ _OWNERSHIP_EVENTS = sa.text("""
         SELECT * FROM (
             SELECT DISTINCT ON (worker_id) body, NULL::timestamptz, at FROM worker_events
             WHERE at <= now() - CAST(:period AS interval) AND at > now() - CAST(:period AS interval) - interval '1 min'
+              AND coalesce(body ->> 'queue', 'default') = 'default'
             ORDER BY worker_id, at DESC
         ) AS earlier
         ORDER BY at DESC LIMIT :most

@@ -28,7 +28,7 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class PerformanceRow(msgspec.Struct, frozen=True):
-    """Finished files of a bin, a worker or a partition (`key`): their number and their times.
+    """Finished files of a bin, a worker, a partition or a handler and queue (`key`): their number and their times.
 
     `wait`: from acceptance to the start in a worker; `processing`: from there to the result; `end_to_end`: both.
     """
@@ -47,7 +47,9 @@ class PerformanceRow(msgspec.Struct, frozen=True):
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """The figures of a period. `since`: its start, or later if more than `FILES_MAX` files finished in it.
+    """The figures of a period. `partitions` are those of the queue `default`; the keys of `jobs` are "handler / queue".
+
+    `since`: its start, or later if more than `FILES_MAX` files finished in it.
 
     `upload_failures` counts failed attempts to upload, whether they were retried or dead-lettered. `repeated_results`
     counts results that arrived after their run had ended. Deleted files count as they did before their deletion.
@@ -62,6 +64,7 @@ class Performance(msgspec.Struct, frozen=True):
     partitions: list[PerformanceRow]
     upload_failures: int
     repeated_results: int = 0
+    jobs: list[PerformanceRow] = []
 
     @property
     def seconds(self) -> float:
@@ -119,7 +122,7 @@ class Ledger(msgspec.Struct, frozen=True):
 
 _FIRST = "FILTER (WHERE run = 1 AND status = 'completed')"
 _CUTS = "percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY {name}) " + _FIRST
-_FINISHED = "finished_at, run, status, worker_id, kafka_partition, started_at, created_at"
+_FINISHED = "finished_at, run, status, worker_id, kafka_partition, started_at, created_at, handler, queue"
 _SHARES = sa.text(f"""
     WITH finished AS (
         SELECT {_FINISHED} FROM files
@@ -130,22 +133,24 @@ _SHARES = sa.text(f"""
         ORDER BY finished_at DESC LIMIT :most
     ), recent AS (
         SELECT date_bin(CAST(:bin AS interval), finished_at, TIMESTAMPTZ '2000-01-01') AS bin, finished_at, run, status,
-               worker_id, kafka_partition,
+               worker_id, CASE WHEN queue = 'default' THEN kafka_partition ELSE -1 END AS kafka_partition,
+               handler || ' / ' || queue AS job,
                CAST(extract(epoch FROM started_at - created_at) AS float8) AS wait,
                CAST(extract(epoch FROM finished_at - started_at) AS float8) AS processing,
                CAST(extract(epoch FROM finished_at - created_at) AS float8) AS whole
         FROM finished
     )
-    SELECT grouping(bin, worker_id, kafka_partition), bin, worker_id, kafka_partition,
+    SELECT grouping(bin, worker_id, kafka_partition, job), bin, worker_id, kafka_partition,
            count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
            {_CUTS.format(name="wait")}, {_CUTS.format(name="processing")}, {_CUTS.format(name="whole")},
-           min(finished_at)
+           min(finished_at), job
     FROM recent
-    GROUP BY GROUPING SETS ((bin), (worker_id), (kafka_partition), ())
-    ORDER BY 1, 2, 3, 4
+    GROUP BY GROUPING SETS ((bin), (worker_id), (kafka_partition), (job), ())
+    ORDER BY 1, 2, 3, 4, job
 """)  # noqa: S608 - only the names of columns are put in
 # The value of `grouping`: a bit for each column that a row is not grouped by.
-_BIN, _WORKER, _PARTITION, _TOTAL = 0b011, 0b101, 0b110, 0b111
+_BIN, _WORKER, _PARTITION, _JOB, _TOTAL = 0b0111, 0b1011, 0b1101, 0b1110, 0b1111
+_OTHER_QUEUES = -1
 _UPLOADS = sa.text("""
     SELECT count(*) FROM worker_events
     WHERE at > CAST(:since AS timestamptz) AND kind IN ('retrying', 'parked') AND body->>'stage' = 'upload'
@@ -158,11 +163,11 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
     """The figures of the last `period`."""
     as_of = connection.execute(_NOW).scalar_one()
     width = period / BINS
-    found: dict[int, list[PerformanceRow]] = {_BIN: [], _WORKER: [], _PARTITION: [], _TOTAL: []}
+    found: dict[int, list[PerformanceRow]] = {_BIN: [], _WORKER: [], _PARTITION: [], _JOB: [], _TOTAL: []}
     since = as_of - period
     for row in connection.execute(_SHARES, {"bin": width, "period": period, "most": FILES_MAX}):
         kind = row[0]
-        key = {_BIN: row[1], _WORKER: row[2], _PARTITION: row[3], _TOTAL: None}[kind]
+        key = {_BIN: row[1], _WORKER: row[2], _PARTITION: row[3], _JOB: row[10], _TOTAL: None}[kind]
         found[kind].append(PerformanceRow(key, row[4], row[5], _cut(row[6]), _cut(row[7]), _cut(row[8])))
         if kind == _TOTAL and row[4] + row[5] >= FILES_MAX:
             since = row[9]
@@ -170,8 +175,9 @@ def performance(connection: sa.Connection, period: timedelta) -> Performance:
     failures, repeated = (connection.execute(query, {"since": since}).scalar_one() for query in (_UPLOADS, _REPEATED))
     total = found[_TOTAL][0] if found[_TOTAL] else nothing
     seconds = width.total_seconds()
-    shares = (found[_BIN], found[_WORKER], found[_PARTITION])
-    return Performance(as_of, since, seconds, total, *shares, failures, repeated)
+    partitions = [row for row in found[_PARTITION] if row.key != _OTHER_QUEUES]
+    shares = (found[_BIN], found[_WORKER], partitions)
+    return Performance(as_of, since, seconds, total, *shares, failures, repeated, found[_JOB])
 
 
 def _cut(values: Sequence[Any] | None) -> Percentiles:

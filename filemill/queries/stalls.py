@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.config.settings import Settings
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.stalls import PartitionOwner, StalledPartition, UnchangedOffset, find_stall, stall_timeout_seconds
 from filemill.domain.worker_events import WorkerCondition
 from filemill.queries.group import GroupState, Lags, PartitionLag, group_state
@@ -67,8 +68,9 @@ def stalled_partitions(
     group_id: str,
     processing_seconds: float,
     session_seconds: float,
+    queue: str = DEFAULT_QUEUE,
 ) -> list[StalledPartition]:
-    """The partitions that do not move, by number. `group` and `lags` are the latest samples."""
+    """The partitions of a queue that do not move, by number. `group` and `lags` are the latest samples of its group."""
     if group is None or lags is None or max(group.age_seconds, lags.age_seconds) > FRESH_SECONDS:
         return []
     owners = {partition: member.client_id for member in group.members for partition in member.partitions}
@@ -80,7 +82,7 @@ def stalled_partitions(
         return []
     names = sorted({owners[part.partition] for part in waiting})
     workers = {view.id: view for view in list_workers(connection, WorkerQuery(ids=tuple(names)))}
-    known = {name: _owner(name, workers.get(name)) for name in names}
+    known = {name: _owner(name, workers.get(name), queue) for name in names}
     longest = max(
         processing_seconds if owner.processing_seconds is None else owner.processing_seconds for owner in known.values()
     )
@@ -103,6 +105,7 @@ def current_stalls(connection: sa.Connection, settings: Settings) -> list[Stalle
         group_id=settings.group_id,
         processing_seconds=settings.longest_job_seconds,
         session_seconds=settings.session_timeout_ms / 1000,
+        queue=settings.queue_name,
     )
 
 
@@ -150,13 +153,17 @@ def _owned_pattern(client_id: str, partition: int) -> str:
     return msgspec.json.encode([{"clientId": client_id, "partitions": [partition]}]).decode()
 
 
-def _owner(worker_id: str, view: WorkerView | None) -> PartitionOwner:
+def _owner(worker_id: str, view: WorkerView | None, queue: str) -> PartitionOwner:
     if view is None:
         return PartitionOwner(worker_id=worker_id)
+    vitals = view.vitals
+    if vitals is not None:
+        oldest = [one for one in vitals.oldest_records if one.queue == queue]
+        vitals = msgspec.structs.replace(vitals, oldest_records=oldest)
     return PartitionOwner(
         worker_id=worker_id,
         condition=WorkerCondition(view.condition),
         silent_seconds=view.heard_seconds_ago,
         processing_seconds=view.processing_seconds,
-        vitals=view.vitals,
+        vitals=vitals,
     )

@@ -18,6 +18,7 @@ from filemill.adapters.postgres.tables import (
     Worker,
 )
 from filemill.domain.files import Status
+from filemill.domain.queues import DEFAULT_QUEUE
 
 # SQLAlchemy would write each of a thousand parameters into the statement; an array is one parameter.
 _ids = sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))
@@ -40,6 +41,7 @@ class PublishedPosition(NamedTuple):
     partition: int
     offset: int
     generation: int
+    queue: str = DEFAULT_QUEUE
 
 
 def file_page(connection: sa.Connection, after: int, limit: int) -> Sequence[FileRow]:
@@ -61,9 +63,10 @@ def published_positions(connection: sa.Connection, ids: Collection[int]) -> Mapp
         Publication.partition,
         Publication.offset,
         Publication.generation,
+        Publication.queue,
     )
     for row in connection.execute(published.where(Publication.file_id.in_(ids))):
-        position = PublishedPosition(row.publish_number, row.partition, row.offset, row.generation)
+        position = PublishedPosition(row.publish_number, row.partition, row.offset, row.generation, row.queue)
         positions.setdefault((row.file_id, row.run), position)
     return positions
 
@@ -90,31 +93,40 @@ def count_deleted(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.count()).select_from(Tombstone)).scalar_one()
 
 
-def next_sequence(connection: sa.Connection) -> int:
-    """The next sequence number that the relay assigns."""
-    return connection.execute(sa.select(PublishCounter.next_number)).scalar_one()
+def next_sequence(connection: sa.Connection, queue: str) -> int:
+    """The next sequence number of the queue that the relay assigns."""
+    query = sa.select(PublishCounter.next_number).where(PublishCounter.queue == queue)
+    return connection.execute(query).scalar_one_or_none() or 1
 
 
-def sequences_of_other_generations(connection: sa.Connection, generation: int, least: int) -> set[int]:
+def sequences_of_other_generations(connection: sa.Connection, queue: str, generation: int, least: int) -> set[int]:
     """Sequence numbers from `least` on that were assigned for another topic of the name, or abandoned with one."""
     elsewhere = sa.select(Publication.publish_number).where(
-        Publication.publish_number >= least, Publication.generation != generation
+        Publication.queue == queue, Publication.publish_number >= least, Publication.generation != generation
     )
-    abandoned = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number >= least)
+    abandoned = sa.select(AbandonedNumber.publish_number).where(
+        AbandonedNumber.queue == queue, AbandonedNumber.publish_number >= least
+    )
     return {*connection.execute(elsewhere).scalars(), *connection.execute(abandoned).scalars()}
 
 
 def unpublished_sequences(
-    connection: sa.Connection, numbers: Iterable[int]
+    connection: sa.Connection, queue: str, numbers: Iterable[int]
 ) -> tuple[set[int], dict[int, PublishedPosition]]:
     """Of these sequence numbers: those in the outbox or abandoned; and the positions of those that were published."""
     # The outbox first: a row moves from it to the publications, never back.
-    waiting = sa.select(OutboxRow.publish_number).where(OutboxRow.publish_number.is_not(None))
+    waiting = sa.select(OutboxRow.publish_number).where(OutboxRow.queue == queue, OutboxRow.publish_number.is_not(None))
     given = sa.bindparam("numbers", sorted(numbers), type_=sa.ARRAY(sa.BigInteger))
-    abandoned = sa.select(AbandonedNumber.publish_number).where(AbandonedNumber.publish_number == sa.func.any(given))
+    abandoned = sa.select(AbandonedNumber.publish_number).where(
+        AbandonedNumber.queue == queue, AbandonedNumber.publish_number == sa.func.any(given)
+    )
     published = sa.select(
-        Publication.publish_number, Publication.partition, Publication.offset, Publication.generation
-    ).where(Publication.publish_number == sa.func.any(given))
+        Publication.publish_number,
+        Publication.partition,
+        Publication.offset,
+        Publication.generation,
+        Publication.queue,
+    ).where(Publication.queue == queue, Publication.publish_number == sa.func.any(given))
     found = {number for number in connection.execute(waiting).scalars() if number is not None}
     found.update(connection.execute(abandoned).scalars())
     positions = {row.publish_number: PublishedPosition(*row) for row in connection.execute(published)}

@@ -30,7 +30,7 @@ from filemill.queries.files import FileTitle, count_matching, matching_ids, matc
 from filemill.queries.workers import knows_worker
 from filemill.services.access import authorize
 from filemill.services.audit import record, record_files
-from filemill.services.request_losses import find_bounds
+from filemill.services.request_losses import bounds_of_queues
 
 log = structlog.get_logger("operations")
 
@@ -98,13 +98,15 @@ class Operations:
         """
         authorize(self._engine, principal, Permission.RETRY_FILES, asked=len(ids))
         try:
-            bounds = find_bounds(self._settings, self._kafka(), self._engine)
+            bounds = bounds_of_queues(self._settings, self._kafka(), self._engine)
         except Unavailable as error:
             log.warning("Cannot tell whether requests are gone from Kafka", error=str(error))
             return []
 
         def resubmit(connection: sa.Connection) -> list[int]:
-            runs = resubmit_lost(connection, bounds, ids)
+            runs: dict[int, int] = {}
+            for of_queue in bounds:
+                runs |= resubmit_lost(connection, of_queue, ids)
             if runs:
                 record(connection, principal, RESUBMIT, {"files": _pairs(runs), "asked": len(ids)})
             return list(runs)
@@ -115,9 +117,10 @@ class Operations:
 
     def gone_requests(self, *, after: int = 0, limit: int = 1000) -> list[int]:
         """Files with an id greater than `after` whose records are gone from Kafka. Raises Unavailable."""
-        bounds = find_bounds(self._settings, self._kafka(), self._engine)
+        bounds = bounds_of_queues(self._settings, self._kafka(), self._engine)
         with self._engine.connect() as connection:
-            return lost_files(connection, bounds, after=after, limit=limit)
+            found = [lost_files(connection, of_queue, after=after, limit=limit) for of_queue in bounds]
+        return sorted(file_id for ids in found for file_id in ids)[:limit]
 
     def cancel(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Cancel files that are pending or processing: first in their rows, then by a command to the workers.

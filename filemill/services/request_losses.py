@@ -3,14 +3,20 @@
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+import structlog
 
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.postgres.request_losses import applied_positions, busy_workers
 from filemill.adapters.postgres.topics import register_topics
 from filemill.config.settings import Settings
 from filemill.domain.consumer_groups import GroupDescription, LogOffsets
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.request_losses import LossBounds, PartitionRange, loss_bounds, results_applied
 from filemill.errors import Unavailable
+
+log = structlog.get_logger("operations")
+
+TOPIC_MISSING = "kafka-topic-missing"
 
 
 def find_bounds(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> LossBounds:
@@ -19,6 +25,22 @@ def find_bounds(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> Los
     parts = admin.offsets(settings.offsets_group, topic)
     group = None if shares else admin.describe_group(settings.kafka_group, topic)
     return bounds_of(settings, admin, engine, parts, group)
+
+
+def bounds_of_queues(settings: Settings, admin: KafkaAdmin, engine: sa.Engine) -> list[LossBounds]:
+    """What is gone now from the topic of each queue. Raises Unavailable if Kafka or `file.create` is.
+
+    A queue whose topic is missing is left out: nothing is known of its records.
+    """
+    found = []
+    for name in settings.all_queues:
+        try:
+            found.append(find_bounds(settings.of_queue(name), admin, engine))
+        except Unavailable as error:
+            if name == DEFAULT_QUEUE or error.code != TOPIC_MISSING:
+                raise
+            log.warning("Requests of a queue cannot be checked", queue=name, error=str(error))
+    return found
 
 
 def bounds_of(
@@ -36,7 +58,7 @@ def bounds_of(
     topics = admin.identities([settings.topic_create, settings.topic_created])
     if settings.topic_create not in topics:
         raise Unavailable(
-            f"Kafka has no topic {settings.topic_create}: run `filemill topics create`", code="kafka-topic-missing"
+            f"Kafka has no topic {settings.topic_create}: run `filemill topics create`", code=TOPIC_MISSING
         )
     ends = {part.partition: part.end or 0 for part in admin.offsets(None, settings.topic_created)}
     with engine.begin() as connection:
@@ -54,5 +76,6 @@ def bounds_of(
         ],
         owned,
         share_group=group is None,
+        queue=settings.queue_name,
         results_applied=results_applied(ends, positions),
     )

@@ -4,7 +4,7 @@ A request is accepted when its transaction commits: its row in `files`, its row 
 if it has one. The relay publishes it from the outbox.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -12,9 +12,12 @@ from filemill.adapters.postgres.connection import in_transaction
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
 from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
+from filemill.config.settings import DEFAULT_QUEUES
 from filemill.domain.files import NewFile
 from filemill.domain.permissions import Permission, Principal
+from filemill.errors import InvalidRequest
 from filemill.services.access import authorize
+from filemill.services.job_requests import JobRequests
 
 
 class SubmissionAbandoned(Exception):
@@ -32,15 +35,28 @@ def _always() -> bool:
 class Submissions:
     """Submits requests. Any thread. `wake_relay` is called after each commit.
 
-    Each method raises Forbidden if a principal may not create files.
+    Each method raises Forbidden if a principal may not create files, and InvalidRequest if the handler, the parameters
+    or the queue of a request cannot be accepted.
 
     Each method raises Unavailable. Then the requests may have been accepted, if only the answer to the commit was lost:
     use a key to retry safely.
     """
 
-    def __init__(self, engine: sa.Engine, wake_relay: Callable[[], None] = no_relay) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        wake_relay: Callable[[], None] = no_relay,
+        queues: Collection[str] = tuple(DEFAULT_QUEUES),
+    ) -> None:
+        """`queues`: the names of all queues."""
         self._engine = engine
         self._wake_relay = wake_relay
+        self._jobs = JobRequests(queues)
+
+    def errors(self, files: Sequence[NewFile]) -> list[InvalidRequest | None]:
+        """What is wrong with each of these requests, without submitting them; None for one that can be accepted."""
+        with self._engine.connect() as connection:
+            return self._jobs.errors(connection, files)
 
     def submit(self, file: NewFile, traceparent: str | None = None, *, principal: Principal) -> FileRow:
         """Submit one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
@@ -64,7 +80,7 @@ class Submissions:
             authorize(self._engine, principal, Permission.CREATE_FILES)
 
         def insert(connection: sa.Connection) -> list[FileRow]:
-            rows = insert_requests(connection, files, traceparents)
+            rows = insert_requests(connection, self._jobs.check(connection, files), traceparents)
             _check_wanted(still_wanted)
             return rows
 
@@ -90,10 +106,11 @@ class Submissions:
         def insert(connection: sa.Connection) -> tuple[FileRow, bool]:
             known = claim_key(connection, key, [file])
             if known is None:
-                row = insert_request(connection, file, traceparent=traceparent)
+                (checked,) = self._jobs.check(connection, [file])
+                row = insert_request(connection, checked, traceparent=traceparent)
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
             else:
-                row = row_as_accepted(known, file)
+                row = row_as_accepted(known, file, self._jobs.queue(connection, file))
             _check_wanted(still_wanted)
             return row, known is not None
 
@@ -104,7 +121,11 @@ class Submissions:
     def submit_many(self, files: Sequence[NewFile], *, principal: Principal) -> list[int]:
         """Submit many requests in one transaction; returns their ids, in the order given."""
         authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
-        ids = in_transaction(self._engine, lambda connection: insert_many(connection, files))
+
+        def insert(connection: sa.Connection) -> list[int]:
+            return insert_many(connection, self._jobs.check(connection, files))
+
+        ids = in_transaction(self._engine, insert)
         self._wake_relay()
         return ids
 
@@ -116,7 +137,7 @@ class Submissions:
             known = claim_key(connection, key, files)
             if known is not None:
                 return known.ids
-            ids = insert_many(connection, files)
+            ids = insert_many(connection, self._jobs.check(connection, files))
             store_ids(connection, key, ids)
             return ids
 

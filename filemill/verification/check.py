@@ -14,6 +14,7 @@ from filemill.adapters.postgres.topics import known_generations
 from filemill.adapters.sqlite.topic_index import TopicIndex
 from filemill.config.settings import Settings
 from filemill.domain.partitioning import cycle_breaks
+from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.topic_records import RequestRecord
 from filemill.ports import ObjectStore, ObjectStreams
 from filemill.queries.stalls import current_stalls
@@ -72,9 +73,11 @@ async def verify(
         await check_bucket(engine, store, report)
         with engine.connect() as connection:
             report.deleted = count_deleted(connection)
-        _check_sequences(engine, settings, snapshot, report)
-        _check_commits(engine, settings, snapshot, report)
-        _check_stalls(engine, settings, report)
+        report.repeats = index.repeats()
+        for queue in settings.all_queues.values():
+            _check_sequences(engine, queue, snapshot, report)
+            _check_commits(engine, settings, queue, snapshot, report)
+            _check_stalls(engine, settings.of_queue(queue.name), report)
     report.seconds = round(time.monotonic() - began, 3)
     return report
 
@@ -94,24 +97,25 @@ def _generations(
     return numbers
 
 
-def _check_sequences(
-    engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: VerificationReport
-) -> None:
-    topic, index = settings.topic_create, snapshot.index
+def _check_sequences(engine: sa.Engine, queue: Queue, snapshot: TopicSnapshot, report: VerificationReport) -> None:
+    name, index = queue.name, snapshot.index
+
+    def example(sequence: int) -> int | str:
+        return sequence if name == DEFAULT_QUEUE else f"{sequence} of {name}"
+
     with engine.connect() as connection:  # after the topics were read: every number on them has been assigned
-        assigned_below = next_sequence(connection)
-    if unknown := index.ignore_unknown_sequences(assigned_below):
-        report.add_note(f"{unknown} records of {topic} carry sequence numbers that no relay has assigned")
-    for sequence in index.sequences_on_two_partitions():
-        report.add_finding(FindingCode.SEQUENCE_TWICE, sequence)
-    report.repeats = index.repeats()
-    other = _sequences_of_other_generations(engine, settings, snapshot)
-    in_turn = (placement for placement in index.sequences() if placement.sequence not in other)
-    for sequence in cycle_breaks(in_turn, len(snapshot.committed)):
-        report.add_finding(FindingCode.SEQUENCE_OUT_OF_TURN, sequence)
-    absent = set(_gaps(placement.sequence for placement in index.sequences()))
-    for sequence in sorted(absent - _excused_sequences(engine, settings, snapshot, absent)):
-        report.add_finding(FindingCode.SEQUENCE_MISSING, sequence)
+        assigned_below = next_sequence(connection, name)
+    if unknown := index.ignore_unknown_sequences(assigned_below, name):
+        report.add_note(f"{unknown} records of {queue.topic} carry sequence numbers that no relay has assigned")
+    for sequence in index.sequences_on_two_partitions(name):
+        report.add_finding(FindingCode.SEQUENCE_TWICE, example(sequence))
+    other = _sequences_of_other_generations(engine, queue, snapshot)
+    in_turn = (placement for placement in index.sequences(name) if placement.sequence not in other)
+    for sequence in cycle_breaks(in_turn, len(snapshot.committed[name])):
+        report.add_finding(FindingCode.SEQUENCE_OUT_OF_TURN, example(sequence))
+    absent = set(_gaps(placement.sequence for placement in index.sequences(name)))
+    for sequence in sorted(absent - _excused_sequences(engine, queue, snapshot, absent)):
+        report.add_finding(FindingCode.SEQUENCE_MISSING, example(sequence))
 
 
 def _gaps(numbers: Iterable[int]) -> Iterator[int]:
@@ -122,16 +126,16 @@ def _gaps(numbers: Iterable[int]) -> Iterator[int]:
         expected = number + 1
 
 
-def _sequences_of_other_generations(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot) -> set[int]:
+def _sequences_of_other_generations(engine: sa.Engine, queue: Queue, snapshot: TopicSnapshot) -> set[int]:
     """Sequence numbers on the topic that a relay assigned before it knew of this topic: another cycle applies."""
-    generation, least = snapshot.generations[settings.topic_create], snapshot.index.first_sequence()
+    generation, least = snapshot.generations[queue.topic], snapshot.index.first_sequence(queue.name)
     if generation == 1 or least is None:
         return set()
     with engine.connect() as connection:
-        return sequences_of_other_generations(connection, generation, least)
+        return sequences_of_other_generations(connection, queue.name, generation, least)
 
 
-def _excused_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, numbers: set[int]) -> set[int]:
+def _excused_sequences(engine: sa.Engine, queue: Queue, snapshot: TopicSnapshot, numbers: set[int]) -> set[int]:
     """Those of the sequence numbers that need not be on the topic.
 
     They are in the outbox, were published after the topic was read, were removed by retention, were on an earlier
@@ -139,9 +143,9 @@ def _excused_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSna
     """
     if not numbers:
         return set()
-    topic, generation = settings.topic_create, snapshot.generations[settings.topic_create]
+    topic, generation = queue.topic, snapshot.generations[queue.topic]
     with engine.connect() as connection:
-        excused, published = unpublished_sequences(connection, numbers)
+        excused, published = unpublished_sequences(connection, queue.name, numbers)
     for sequence, position in published.items():
         begin = snapshot.coverage.begins.get((topic, position.partition), 0)
         end = snapshot.coverage.read_to.get((topic, position.partition), 0)
@@ -150,13 +154,16 @@ def _excused_sequences(engine: sa.Engine, settings: Settings, snapshot: TopicSna
     return excused
 
 
-def _check_commits(engine: sa.Engine, settings: Settings, snapshot: TopicSnapshot, report: VerificationReport) -> None:
+def _check_commits(
+    engine: sa.Engine, settings: Settings, queue: Queue, snapshot: TopicSnapshot, report: VerificationReport
+) -> None:
     needed = {settings.topic_created, settings.topic_dead_letters, settings.topic_worker_events}
     if snapshot.coverage.truncated & needed:
         return
-    passed = snapshot.index.committed_unfinished(snapshot.committed)
-    for request in _without_resets(engine, settings, passed):
-        example = f"partition {request.partition}, offset {request.offset}"
+    passed = snapshot.index.committed_unfinished(snapshot.committed[queue.name], queue.name)
+    for request in _without_resets(engine, settings.of_queue(queue.name), passed):
+        of_queue = "" if queue.name == DEFAULT_QUEUE else f"{queue.name}, "
+        example = f"{of_queue}partition {request.partition}, offset {request.offset}"
         report.add_finding(FindingCode.COMMITTED_UNFINISHED, example)
 
 

@@ -12,6 +12,7 @@ from filemill.adapters.postgres.request_losses import applied_positions, busy_wo
 from filemill.config.settings import Settings
 from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import Status, object_key
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.topic_records import TopicFacts
 from filemill.errors import NotFound
 from filemill.ports import ObjectStore
@@ -134,14 +135,19 @@ class _UnfinishedCheck:
         self._engine = engine
         self._settings = settings
         self._snapshot = snapshot
-        self._generation = snapshot.generations[settings.topic_create]
+        self._topics = {queue.name: queue.topic for queue in settings.all_queues.values()}
         # Before the rows: an event that the sync has read by now must show on a row that is read later.
         with engine.connect() as connection:
             generation = snapshot.generations[settings.topic_created]
             self._read_by_sync = applied_positions(connection, settings.topic_created, generation)
             self._busy, idle = busy_workers(connection)
         # An owner may have read a record before its removal, unless it has nothing in progress.
-        self._held_partitions = {partition for partition, owner in snapshot.owners.items() if owner not in idle}
+        self._held_partitions = {
+            (queue, partition)
+            for queue, owners in snapshot.owners.items()
+            for partition, owner in owners.items()
+            if owner not in idle
+        }
         self._found: list[tuple[FileRow, FindingCode, str]] = []
         self._beyond: list[tuple[FileRow, PublishedPosition]] = []
 
@@ -159,17 +165,21 @@ class _UnfinishedCheck:
             self._check_record(row, position)
 
     def _check_record(self, row: FileRow, position: PublishedPosition) -> None:
-        sequence, partition, offset, generation = position
-        where, topic = f"partition {partition}, offset {offset}", self._settings.topic_create
-        committed = offset < (self._snapshot.committed.get(partition) or 0)
-        present = self._snapshot.index.has_request(sequence, row.id)
-        if generation != self._generation:
+        sequence, partition, offset, generation, queue = position
+        topic = self._topics.get(queue)
+        if topic is None:
+            self._add(row, FindingCode.REQUEST_GONE, f"the queue {queue} is not configured")
+            return
+        where = _where(position)
+        committed = offset < (self._snapshot.committed[queue].get(partition) or 0)
+        present = self._snapshot.index.has_request(sequence, row.id, queue)
+        if generation != self._snapshot.generations[topic]:
             if not present:
                 self._add(row, FindingCode.REQUEST_GONE, f"{where} of a topic that was deleted")
         elif offset >= self._snapshot.coverage.read_to.get((topic, partition), 0):
             self._beyond.append((row, position))
         elif not present:
-            if committed or partition not in self._held_partitions:
+            if committed or (queue, partition) not in self._held_partitions:
                 self._add(row, FindingCode.REQUEST_GONE, f"{where}: removed before it was processed")
         elif committed:
             self._add(row, FindingCode.LOST, f"{where}: committed without a result")
@@ -184,18 +194,22 @@ class _UnfinishedCheck:
 
     def report(self, admin: KafkaAdmin, report: VerificationReport) -> None:
         """Report what still holds. A record beyond the end that was read is new, or never was on this topic."""
-        if self._beyond:
-            ends = admin.high_watermarks(self._settings.topic_create)
+        for queue in sorted({position.queue for _, position in self._beyond}):
+            ends = admin.high_watermarks(self._topics[queue])
             for row, position in self._beyond:
-                if position.offset >= ends.get(position.partition, 0):
-                    where = f"partition {position.partition}, offset {position.offset}"
-                    self._add(row, FindingCode.REQUEST_GONE, f"{where}: the partition ends before it")
+                if position.queue == queue and position.offset >= ends.get(position.partition, 0):
+                    self._add(row, FindingCode.REQUEST_GONE, f"{_where(position)}: the partition ends before it")
         ids = [(row.id, row.run) for row, _, _ in self._found]
         with self._engine.connect() as connection:
             unfinished = set(unfinished_runs(connection, ids)) if ids else set()
         for row, code, example in self._found:
             if row.id in unfinished or code is FindingCode.STATUS_NOT_APPLIED:
                 report.add_finding(code, example, row.id)
+
+
+def _where(position: PublishedPosition) -> str:
+    of_queue = "" if position.queue == DEFAULT_QUEUE else f"{position.queue}, "
+    return f"{of_queue}partition {position.partition}, offset {position.offset}"
 
 
 async def _check_object(row: FileRow, store: ObjectStore, report: VerificationReport) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.config.settings import Settings
 from filemill.domain.offsets import RecordedReset, StoredCommit, topic_id_in
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.topic_records import RequestRecord, ResultRecord, StoredEvent
 from filemill.domain.worker_events import EventKind
 from filemill.verification.topics import TopicScanner
@@ -161,21 +162,28 @@ def read_history(
 ) -> TopicHistory:
     """Read the topics to their present ends. Raises Unavailable.
 
+    Requests, results and assignments are those of the queue whose topic is `settings.topic_create`.
     `since` leaves out older requests and results; all worker events are read, for the owners at that moment.
     `recreations`: when `file.create` was deleted and created again, ascending.
     """
     scanner = TopicScanner(settings, admin, "audit", since)
     history = TopicHistory(recreations=list(recreations))
-    executions = [found for record in scanner.results() if (found := execution_of(record)) is not None]
+    queue = settings.queue_name
+    executions = [
+        found
+        for record in scanner.results()
+        if record.event.queue == queue and (found := execution_of(record)) is not None
+    ]
     history.executions = deduplicate(sorted(executions, key=lambda execution: execution.at))
     for dead_letter in scanner.dead_letters():
-        if dead_letter.partition is not None and dead_letter.offset is not None:
+        if dead_letter.queue == queue and dead_letter.partition is not None and dead_letter.offset is not None:
             _add_end(history, dead_letter.partition, dead_letter.offset, dead_letter.at)
-    history.events = sorted(scanner.worker_events(), key=lambda event: event.at)
+    events = (stored for stored in scanner.worker_events() if stored.event.queue in {queue, DEFAULT_QUEUE})
+    history.events = sorted(events, key=lambda event: event.at)
     for event in history.events:
-        if (cancelled := event.cancelled) is not None:
+        if (cancelled := event.cancelled) is not None and cancelled.queue == queue:
             _add_end(history, cancelled.partition, cancelled.offset, cancelled.at)
-    history.requests = sorted(scanner.requests(), key=lambda request: request.at)
+    history.requests = sorted(scanner.requests(queue), key=lambda request: request.at)
     history.payload_bytes = dict(scanner.coverage.payload_bytes)
     return history
 

@@ -19,8 +19,10 @@ from filemill.domain.messages import (
     dead_letter_origin,
     decode,
     file_id_in,
+    header,
     int_header,
 )
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.records import Record
 from filemill.domain.topic_records import (
     CancelledRecord,
@@ -59,16 +61,17 @@ class TopicScanner:
         """`since` leaves out older requests, results and dead letters, but no worker events."""
         self.coverage = TopicCoverage()
         self._settings = settings
+        self._queues = settings.all_queues
         self._admin = admin
         self._client = client
         self._since = since
 
-    def requests(self) -> Iterator[RequestRecord]:
-        """The records of `file.create`."""
-        for record in self._read(self._settings.topic_create, self._since):
+    def requests(self, queue: str = DEFAULT_QUEUE) -> Iterator[RequestRecord]:
+        """The records of a queue's topic."""
+        for record in self._read(self._queues[queue].topic, self._since):
             run, sequence = int_header(record.headers, RUN_HEADER), int_header(record.headers, SEQUENCE_HEADER)
             file_id = file_id_in(record.value)
-            yield RequestRecord(file_id, run, sequence, record.partition, record.offset, _at(record))
+            yield RequestRecord(file_id, run, sequence, record.partition, record.offset, _at(record), queue)
 
     def results(self) -> Iterator[ResultRecord]:
         """The readable records of `file.created`."""
@@ -83,9 +86,11 @@ class TopicScanner:
 
     def dead_letters(self) -> Iterator[DeadLetterRecord]:
         """The records of the dead letter topic."""
+        names = {queue.topic: queue.name for queue in self._queues.values()}
         for record in self._read(self._settings.topic_dead_letters, self._since):
             partition, offset = dead_letter_origin(record.headers) or (None, None)
-            yield DeadLetterRecord(file_id_in(record.value), partition, offset, _at(record))
+            queue = names.get(header(record.headers, "filemill-topic") or "", DEFAULT_QUEUE)
+            yield DeadLetterRecord(file_id_in(record.value), partition, offset, _at(record), queue)
 
     def worker_events(self) -> Iterator[StoredEvent]:
         """The readable records of `worker.events`."""
@@ -123,9 +128,9 @@ class TopicSnapshot:
         """`generations`: the number of the present topic of each name, 0 if there is none."""
         self.index = index
         self.generations = generations
-        # By partition of `file.create`.
-        self.committed: dict[int, int | None] = {}
-        self.owners: dict[int, str] = {}
+        # By queue and by partition of its topic.
+        self.committed: dict[str, dict[int, int | None]] = {}
+        self.owners: dict[str, dict[int, str]] = {}
         self._settings = settings
         self._admin = admin
         self._scanner = TopicScanner(settings, admin, "verify")
@@ -137,14 +142,18 @@ class TopicSnapshot:
         settings, admin, scanner = self._settings, self._admin, self._scanner
         # Committed offsets first: a record that is committed by now must have its result on the topics read later.
         # Owners before them: a worker that read a record before its removal commits it, or loses its partition.
-        if settings.offsets_group is not None:
-            group = admin.describe_group(settings.offsets_group, settings.topic_create)
-            self.owners = {partition: one.client_id for one in group.members for partition in one.partitions}
-        parts = admin.offsets(settings.offsets_group, settings.topic_create)
-        self.committed = {part.partition: part.committed for part in parts}
+        for queue in settings.all_queues.values():
+            of_queue = settings.of_queue(queue.name)
+            self.owners[queue.name] = {}
+            if of_queue.offsets_group is not None:
+                group = admin.describe_group(of_queue.offsets_group, queue.topic)
+                self.owners[queue.name] = {number: one.client_id for one in group.members for number in one.partitions}
+            parts = admin.offsets(of_queue.offsets_group, queue.topic)
+            self.committed[queue.name] = {part.partition: part.committed for part in parts}
         self.read_results()
         self.index.insert("cancelled", _cancelled(scanner.worker_events()))
-        self.index.insert("requests", scanner.requests())
+        for name in settings.all_queues:
+            self.index.insert("requests", scanner.requests(name))
         self.index.create_indexes()
 
     def read_results(self) -> None:

@@ -62,7 +62,7 @@ class PipelineHarness:
     def wait_for_process(self, process: Process, role: str) -> None:
         """Wait until a relay, sync or monitor is active, or a processor owns partitions."""
         active = {
-            "processor": lambda: process.has_logged("Partitions assigned"),
+            "processor": lambda: process.has_logged("Partitions assigned", queue=None),
             "relay": lambda: process.has_logged("Relay", state="active"),
             "sync": lambda: process.has_logged("Sync", state="active"),
             "monitor": lambda: process.has_logged("Monitor", state="active"),

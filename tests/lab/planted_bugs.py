@@ -40,9 +40,15 @@ def no_resume() -> None:
     init, on_assigned, flow_control = Dispatcher.__init__, Dispatcher.on_assigned, Dispatcher.flow_control
     forgotten: set[int] = set()
 
-    def with_few(self: Dispatcher, limit: int, partition_limit: int, queue_limits: QueueLimits | None = None) -> None:
+    def with_few(
+        self: Dispatcher,
+        limit: int,
+        partition_limit: int,
+        queue_limits: QueueLimits | None = None,
+        claim_places: Callable[[int, int], int] | None = None,
+    ) -> None:
         del queue_limits
-        init(self, limit, partition_limit, few)
+        init(self, limit, partition_limit, few, claim_places)
 
     def wrong_on_assigned(self: Dispatcher, partitions: Collection[int]) -> None:
         forgotten.update(self._paused)

@@ -11,6 +11,7 @@ import msgspec
 
 from filemill.domain.files import NewFile, Status, truncate_to_milliseconds
 from filemill.domain.messages import new_traceparent
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.records import TopicIdentity
 from filemill.domain.worker_events import WorkerEvent
 from filemill.errors import Unavailable
@@ -39,6 +40,13 @@ class MemoryFile(msgspec.Struct):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: str | None = None
+    handler: str = "text"
+    parameters: str | None = None
+    inputs: dict[str, str] = {}
+    queue: str = "default"
+    content_type: str | None = None
+    fraction: float | None = None
+    message: str | None = None
 
 
 class MemoryOutboxRow(msgspec.Struct):
@@ -51,6 +59,7 @@ class MemoryOutboxRow(msgspec.Struct):
     sequence: int | None = None
     partition: int | None = None
     generation: int = 1
+    queue: str = "default"
 
 
 class _HeldLease(msgspec.Struct):
@@ -74,8 +83,8 @@ class MemoryDatabase:
         self.outage: str | None = None
         self.files: dict[int, MemoryFile] = {}
         self.outbox: dict[int, MemoryOutboxRow] = {}
-        self.next_sequence = 1
-        self.publications: dict[int, PublishedRow] = {}  # by sequence number
+        self.next_sequences: dict[str, int] = {}  # by queue, from 1
+        self.publications_of: dict[str, dict[int, PublishedRow]] = {}  # by queue and sequence number
         self.leases: dict[str, _HeldLease] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.position_generations: dict[tuple[str, int], int] = {}
@@ -91,6 +100,16 @@ class MemoryDatabase:
         self._file_ids, self._outbox_ids = itertools.count(1), itertools.count(1)  # never reused
         self._lock = threading.RLock()
 
+    @property
+    def next_sequence(self) -> int:
+        """The next sequence number of the queue `default`."""
+        return self.next_sequences.get(DEFAULT_QUEUE, 1)
+
+    @property
+    def publications(self) -> dict[int, PublishedRow]:
+        """The publications of the queue `default` by sequence number."""
+        return self.publications_of.setdefault(DEFAULT_QUEUE, {})
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """One transaction at a time. Callers raise before they write, so there is no rollback."""
@@ -103,7 +122,19 @@ class MemoryDatabase:
         """Accept requests; returns their ids."""
         with self.transaction():
             created_at = truncate_to_milliseconds(requested_at or datetime.now(UTC))
-            rows = [MemoryFile(next(self._file_ids), file.title, file.description, created_at) for file in files]
+            rows = [
+                MemoryFile(
+                    next(self._file_ids),
+                    file.title,
+                    file.description,
+                    created_at,
+                    handler=file.handler,
+                    parameters=file.parameters,
+                    inputs=file.inputs,
+                    queue=file.queue or DEFAULT_QUEUE,
+                )
+                for file in files
+            ]
             for row in rows:
                 self.files[row.id] = row
                 self.enqueue(row.id)
@@ -124,6 +155,10 @@ class MemoryDatabase:
                 s3_location=row.s3_location,
                 sha256=row.sha256,
                 size=row.size,
+                handler=row.handler,
+                parameters=row.parameters,
+                inputs=row.inputs,
+                queue=row.queue,
             )
             self.enqueue(file_id, row.run + 1)
 
@@ -138,4 +173,5 @@ class MemoryDatabase:
     def enqueue(self, file_id: int, run: int = 1) -> None:
         """Insert a file's run into the outbox."""
         row_id = next(self._outbox_ids)
-        self.outbox[row_id] = MemoryOutboxRow(row_id, file_id, run, new_traceparent())
+        queue = self.files[file_id].queue
+        self.outbox[row_id] = MemoryOutboxRow(row_id, file_id, run, new_traceparent(), queue=queue)

@@ -143,7 +143,12 @@ def _update_row(row: MemoryFile, update: StatusUpdate) -> None:
     else:
         row.s3_location, row.worker_id = update.s3_location or row.s3_location, update.worker_id or row.worker_id
         row.finished_at = None
-    if update.status is Status.PROCESSING:
+    processing = update.status is Status.PROCESSING
+    row.fraction = (row.fraction if update.fraction is None else update.fraction) if processing else None
+    row.message = (update.message or row.message) if processing else None
+    if update.status.terminal:
+        row.content_type = update.content_type
+    if processing:
         row.progress_at = update.at
     step = row.steps if update.status is Status.COMPLETED else update.step
     row.step = row.step if step is None and update.status is not Status.COMPLETED else step

@@ -28,11 +28,12 @@ _RETRY = sa.text("""
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
-            finished_at = NULL, error = NULL
+            finished_at = NULL, error = NULL, fraction = NULL, message = NULL
         FROM ended WHERE files.id = ended.id
-        RETURNING files.id, files.run
+        RETURNING files.id, files.run, files.queue
     ), queued AS (
-        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM retried ORDER BY id
+        INSERT INTO outbox (file_id, run, traceparent, queue)
+        SELECT id, run, :traceparent, queue FROM retried ORDER BY id
     )
     SELECT id, run FROM retried ORDER BY id
 """)
@@ -59,8 +60,9 @@ _DELETE = sa.text("""
         RETURNING *
     ), tombstoned AS (
         INSERT INTO tombstones (file_id, run, status, s3_location, created_at, started_at, finished_at, worker_id,
-                                kafka_partition, title)
-        SELECT id, run, status, s3_location, created_at, started_at, finished_at, worker_id, kafka_partition, title
+                                kafka_partition, title, handler, queue)
+        SELECT id, run, status, s3_location, created_at, started_at, finished_at, worker_id, kafka_partition, title,
+               handler, queue
         FROM deleted
     )
     SELECT id, s3_location FROM deleted ORDER BY id

@@ -12,7 +12,11 @@ from filemill.domain.files import Status
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file. The seven columns of the reference design come first; times are UTC, `size` is in bytes."""
+    """A file. The seven columns of the reference design come first; times are UTC, `size` is in bytes.
+
+    `content_type` None: the text of the reference design. `fraction` (0 to 1) and `message` are the progress that the
+    handler reported last.
+    """
 
     id: int
     title: str
@@ -33,6 +37,11 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None
     size: int | None
     error: str | None
+    handler: str = "text"
+    queue: str = "default"
+    content_type: str | None = None
+    fraction: float | None = None
+    message: str | None = None
 
 
 COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
@@ -55,6 +64,11 @@ COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
     File.sha256,
     File.size,
     File.error,
+    File.handler,
+    File.queue,
+    File.content_type,
+    File.fraction,
+    File.message,
 )
 
 

@@ -57,7 +57,7 @@ def store_ids(connection: sa.Connection, key: str, ids: Sequence[int], *, reques
     connection.execute(_STORE_IDS, {"key": key_hash(key), "ids": list(ids), "requested_at": requested_at})
 
 
-def row_as_accepted(known: KnownRequest, file: NewFile) -> FileRow:
+def row_as_accepted(known: KnownRequest, file: NewFile, queue: str) -> FileRow:
     """The row as it was when it was accepted. Since then it may have changed or been deleted."""
     assert known.requested_at is not None
     return FileRow(
@@ -80,4 +80,6 @@ def row_as_accepted(known: KnownRequest, file: NewFile) -> FileRow:
         sha256=None,
         size=None,
         error=None,
+        handler=file.handler,
+        queue=queue,
     )

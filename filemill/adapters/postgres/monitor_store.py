@@ -16,6 +16,7 @@ from filemill.adapters.postgres.tables import (
     RejectedMessage,
     Worker,
     WorkerEventRow,
+    WorkerHandler,
 )
 from filemill.adapters.postgres.topics import register_topics
 from filemill.domain.consumer_groups import GroupDescription, LogOffsets
@@ -133,6 +134,7 @@ class MonitorStore:
                 (RejectedMessage, RejectedMessage.rejected_at, horizon),
                 (WorkerEventRow, WorkerEventRow.at, horizon),
                 (DeliveryRow, DeliveryRow.started_at, horizon),
+                (WorkerHandler, WorkerHandler.announced_at, horizon),
                 (IdempotencyKey, IdempotencyKey.created_at, sa.func.now() - KEY_RETENTION),
             ):
                 row: sa.ColumnClause[object] = sa.literal_column(f"{table.__tablename__}.ctid")

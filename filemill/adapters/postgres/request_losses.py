@@ -22,7 +22,7 @@ _LOST = """
     LEFT JOIN unnest(
         CAST(:partitions AS int[]), CAST(:removed AS bigint[]), CAST(:passed AS bigint[]), CAST(:ends AS bigint[])
     ) AS bound (partition, removed, passed, ending) ON bound.partition = place.partition
-    WHERE files.status IN ('pending', 'processing') AND files.id > :after
+    WHERE files.status IN ('pending', 'processing') AND files.id > :after AND place.queue = :queue
         AND (
             place.generation <> :generation OR place."offset" < bound.removed
             OR place."offset" < bound.passed AND files.updated_at < now() - make_interval(secs => :late)
@@ -48,11 +48,12 @@ _RESUBMIT = sa.text(
         UPDATE files SET
             run = files.run + 1, status = 'pending', updated_at = now(), worker_id = NULL, kafka_partition = NULL,
             kafka_offset = NULL, attempt = NULL, step = NULL, steps = NULL, progress_at = NULL, started_at = NULL,
-            finished_at = NULL, error = NULL
+            finished_at = NULL, error = NULL, fraction = NULL, message = NULL
         FROM lost WHERE files.id = lost.id AND files.status IN ('pending', 'processing')
-        RETURNING files.id, files.run
+        RETURNING files.id, files.run, files.queue
     ), queued AS (
-        INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM resubmitted ORDER BY id
+        INSERT INTO outbox (file_id, run, traceparent, queue)
+        SELECT id, run, :traceparent, queue FROM resubmitted ORDER BY id
     )
     SELECT id, run FROM resubmitted ORDER BY id
 """  # noqa: S608 - text of this module
@@ -119,6 +120,7 @@ def _parameters(known: LossBounds, ids: Sequence[int] | None, after: int) -> dic
         "passed": [known.passed.get(partition, 0) for partition in partitions],
         "ends": [known.ends[partition] for partition in partitions],
         "generation": known.generation,
+        "queue": known.queue,
         "ids": None if ids is None else list(ids),
         "after": after,
         "late": MAX_DELAY_SECONDS,

@@ -26,7 +26,7 @@ _APPLY = sa.text("""
         SELECT * FROM json_to_recordset(CAST(:updates AS json)) AS given (
             file_id bigint, run int, status text, at timestamptz, s3_location text, sha256 text, size bigint,
             worker_id text, partition int, "offset" bigint, attempt int, step int, steps int, started_at timestamptz,
-            error text
+            error text, content_type text, fraction real, message text
         )
     ), ranked AS (
         SELECT given.*, (CASE status WHEN 'pending' THEN 0 WHEN 'processing' THEN 1 ELSE 2 END) AS rank FROM given
@@ -54,7 +54,10 @@ _APPLY = sa.text("""
             finished_at = CASE WHEN ranked.rank = 2 THEN ranked.at END,
             sha256 = CASE WHEN ranked.rank = 2 THEN ranked.sha256 ELSE files.sha256 END,
             size = CASE WHEN ranked.rank = 2 THEN ranked.size ELSE files.size END,
-            error = ranked.error
+            error = ranked.error,
+            content_type = CASE WHEN ranked.rank = 2 THEN ranked.content_type ELSE files.content_type END,
+            fraction = CASE WHEN ranked.status = 'processing' THEN coalesce(ranked.fraction, files.fraction) END,
+            message = CASE WHEN ranked.status = 'processing' THEN coalesce(ranked.message, files.message) END
         FROM ranked, stored
         WHERE files.id = ranked.file_id AND stored.id = ranked.file_id
             AND coalesce(ranked.run, stored.run) = stored.run

@@ -48,6 +48,8 @@ class File(Base):
             postgresql_using="gin",
             postgresql_ops={"searched": "gin_trgm_ops"},
         ),
+        # Nearly all files of a list are of the queue `default`.
+        Index("files_by_queue", "queue", "id", postgresql_where=text("queue <> 'default'")),
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # Files completed by a foreign service, until their hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
@@ -388,6 +390,8 @@ class Tombstone(Base):
     worker_id: Mapped[str | None]
     kafka_partition: Mapped[int | None] = mapped_column(Integer)
     title: Mapped[str | None]
+    handler: Mapped[str] = mapped_column(server_default="text")
+    queue: Mapped[str] = mapped_column(server_default="default")
 
 
 class Operation(Base):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.ports import ReceivedEvent
 
@@ -24,10 +25,24 @@ _UPDATE_WORKER = sa.text("""
         started_at = coalesce(excluded.started_at, known.started_at),
         heard_at = excluded.heard_at,
         kind = excluded.kind,
-        body = excluded.body,
+        body = CASE WHEN :of_worker THEN excluded.body ELSE known.body END,
         vitals = coalesce(excluded.vitals, CASE WHEN excluded.starts > 0 THEN NULL ELSE known.vitals END),
         starts = known.starts + excluded.starts
     WHERE excluded.heard_at >= known.heard_at OR known.heard_at > now()
+""")
+
+_FORGET_HANDLERS = sa.text("""
+    DELETE FROM worker_handlers
+    WHERE worker_id = :worker AND announced_at <= :at AND name <> ALL(CAST(:names AS text[]))
+""")
+_STORE_HANDLERS = sa.text("""
+    INSERT INTO worker_handlers AS known (worker_id, name, version, spec, announced_at)
+    SELECT :worker, name, version, spec, :at
+    FROM unnest(CAST(:names AS text[]), CAST(:versions AS text[]), CAST(:specs AS jsonb[]))
+         AS announced (name, version, spec)
+    ON CONFLICT (name, worker_id) DO UPDATE
+        SET version = excluded.version, spec = excluded.spec, announced_at = excluded.announced_at
+        WHERE known.announced_at <= excluded.announced_at
 """)
 
 
@@ -36,6 +51,10 @@ def store_events(connection: sa.Connection, events: Sequence[ReceivedEvent], gen
 
     `generation` is the one of the topic that the events were read from.
     """
+    announcements = [received.event for received in events if received.event.kind is EventKind.HANDLERS]
+    if announcements:
+        _store_handlers(connection, announcements)
+        events = [received for received in events if received.event.kind is not EventKind.HANDLERS]
     if not events:
         return
     bodies = [msgspec.json.encode(received.event).decode() for received in events]
@@ -55,9 +74,27 @@ def store_events(connection: sa.Connection, events: Sequence[ReceivedEvent], gen
         _update_worker(connection, [received.event for received in events if received.event.worker_id == worker_id])
 
 
+def _store_handlers(connection: sa.Connection, announcements: Sequence[WorkerEvent]) -> None:
+    """Replace what each worker announced. Announcements are repeated, so they are not part of the worker's history."""
+    latest = {event.worker_id: event for event in sorted(announcements, key=lambda event: event.timestamp)}
+    for worker_id, event in sorted(latest.items()):
+        specs = {spec.name: spec for spec in event.handlers}
+        parameters = {
+            "worker": worker_id,
+            "names": list(specs),
+            "versions": [spec.version for spec in specs.values()],
+            "specs": [msgspec.json.encode(spec).decode() for spec in specs.values()],
+            "at": event.timestamp,
+        }
+        connection.execute(_FORGET_HANDLERS, parameters)
+        connection.execute(_STORE_HANDLERS, parameters)
+
+
 def _update_worker(connection: sa.Connection, events: list[WorkerEvent]) -> None:
     events.sort(key=lambda event: event.timestamp)
     last = events[-1]
+    # `owned` and `epoch` of the worker's row are those of the queue `default`; a heartbeat has those of all queues.
+    of_worker = [event for event in events if event.queue == DEFAULT_QUEUE]
     starts = [event.timestamp for event in events if event.kind is EventKind.STARTED]
     vitals = next((event.vitals for event in reversed(events) if event.vitals is not None), None)
     connection.execute(
@@ -67,7 +104,8 @@ def _update_worker(connection: sa.Connection, events: list[WorkerEvent]) -> None
             "started_at": starts[-1] if starts else None,
             "heard_at": last.timestamp,
             "kind": last.kind.value,
-            "body": msgspec.json.encode(last).decode(),
+            "body": msgspec.json.encode((of_worker or [last])[-1]).decode(),
+            "of_worker": bool(of_worker),
             "vitals": msgspec.json.encode(vitals).decode() if vitals is not None else None,
             "starts": len(starts),
         },

@@ -9,25 +9,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from filemill.domain.partitioning import Placement
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.topic_records import CancelledRecord, DeadLetterRecord, IndexedResult, RequestRecord, TopicFacts
 from filemill.errors import Unavailable
 
 # Created after most rows are in: maintaining them for each insert would take twice as long.
 _INDEXES = """
-    CREATE INDEX requests_by_sequence ON requests (sequence, partition);
+    CREATE INDEX requests_by_sequence ON requests (queue, sequence, partition);
     CREATE INDEX results_by_file ON results (file_id, run);
     CREATE INDEX dead_letters_by_file ON dead_letters (file_id);
-    CREATE INDEX dead_letters_by_position ON dead_letters (partition, "offset");
-    CREATE INDEX cancelled_by_position ON cancelled (partition, "offset");
+    CREATE INDEX dead_letters_by_position ON dead_letters (queue, partition, "offset");
+    CREATE INDEX cancelled_by_position ON cancelled (queue, partition, "offset");
 """
 _COMMITTED_UNFINISHED = """
-    SELECT * FROM requests AS request WHERE partition = ? AND "offset" < ?
+    SELECT * FROM requests AS request WHERE queue = ? AND partition = ? AND "offset" < ?
     AND NOT EXISTS (
         SELECT 1 FROM results WHERE file_id = request.file_id AND (run IS NULL OR run = request.run)
     ) AND NOT EXISTS (
-        SELECT 1 FROM dead_letters WHERE partition = request.partition AND "offset" = request."offset"
+        SELECT 1 FROM dead_letters
+        WHERE queue = request.queue AND partition = request.partition AND "offset" = request."offset"
     ) AND NOT EXISTS (
-        SELECT 1 FROM cancelled WHERE partition = request.partition AND "offset" = request."offset"
+        SELECT 1 FROM cancelled
+        WHERE queue = request.queue AND partition = request.partition AND "offset" = request."offset"
     ) ORDER BY "offset"
 """
 
@@ -69,20 +72,20 @@ class TopicIndex:
         with _storage_errors():
             self._database.executescript(_INDEXES)
 
-    def ignore_unknown_sequences(self, next_sequence: int) -> int:
+    def ignore_unknown_sequences(self, next_sequence: int, queue: str = DEFAULT_QUEUE) -> int:
         """Ignore sequence numbers that no relay has assigned yet; returns how many records carry one."""
-        statement = "UPDATE requests SET sequence = NULL WHERE sequence >= ?"
+        statement = "UPDATE requests SET sequence = NULL WHERE queue = ? AND sequence >= ?"
         with _storage_errors():
-            return self._database.execute(statement, (next_sequence,)).rowcount
+            return self._database.execute(statement, (queue, next_sequence)).rowcount
 
-    def has_request(self, sequence: int, file_id: int) -> bool:
-        """Whether a record with this sequence number requests this file."""
-        found = self._rows("SELECT count(*) FROM requests WHERE sequence = ? AND file_id = ?", (sequence, file_id))
-        return bool(next(found)[0])
+    def has_request(self, sequence: int, file_id: int, queue: str = DEFAULT_QUEUE) -> bool:
+        """Whether a record with this sequence number of the queue requests this file."""
+        query = "SELECT count(*) FROM requests WHERE queue = ? AND sequence = ? AND file_id = ?"
+        return bool(next(self._rows(query, (queue, sequence, file_id)))[0])
 
-    def first_sequence(self) -> int | None:
-        """The least sequence number on `file.create`."""
-        ((least,),) = self._rows("SELECT min(sequence) FROM requests")
+    def first_sequence(self, queue: str = DEFAULT_QUEUE) -> int | None:
+        """The least sequence number on the queue's topic."""
+        ((least,),) = self._rows("SELECT min(sequence) FROM requests WHERE queue = ?", (queue,))
         return None if least is None else int(least)
 
     def facts(self, first_id: int, last_id: int) -> TopicFacts:
@@ -92,25 +95,31 @@ class TopicIndex:
         dead_letters = self._rows("SELECT file_id FROM dead_letters WHERE file_id BETWEEN ? AND ?", ids)
         return TopicFacts(map(IndexedResult._make, results), (file_id for (file_id,) in dead_letters))
 
-    def sequences(self) -> Iterator[Placement]:
-        """The distinct sequence numbers on `file.create`, ascending, each with the partition that was read first."""
-        query = "SELECT sequence, partition, min(rowid) FROM requests WHERE sequence IS NOT NULL GROUP BY sequence"
-        return (Placement(sequence, partition) for sequence, partition, _ in self._rows(f"{query} ORDER BY sequence"))
+    def sequences(self, queue: str = DEFAULT_QUEUE) -> Iterator[Placement]:
+        """The distinct sequence numbers on a queue's topic, ascending, each with the partition that was read first."""
+        query = "SELECT sequence, partition, min(rowid) FROM requests WHERE queue = ? AND sequence IS NOT NULL"
+        rows = self._rows(f"{query} GROUP BY sequence ORDER BY sequence", (queue,))
+        return (Placement(sequence, partition) for sequence, partition, _ in rows)
 
-    def sequences_on_two_partitions(self) -> Iterator[int]:
-        """The sequence numbers that are on more than one partition, ascending."""
-        query = "SELECT sequence FROM requests WHERE sequence IS NOT NULL GROUP BY sequence"
-        rows = self._rows(f"{query} HAVING min(partition) < max(partition) ORDER BY sequence")
+    def sequences_on_two_partitions(self, queue: str = DEFAULT_QUEUE) -> Iterator[int]:
+        """The sequence numbers that are on more than one partition of a queue's topic, ascending."""
+        query = "SELECT sequence FROM requests WHERE queue = ? AND sequence IS NOT NULL GROUP BY sequence"
+        rows = self._rows(f"{query} HAVING min(partition) < max(partition) ORDER BY sequence", (queue,))
         return (sequence for (sequence,) in rows)
 
-    def committed_unfinished(self, committed: Mapping[int, int | None]) -> list[RequestRecord]:
+    def committed_unfinished(
+        self, committed: Mapping[int, int | None], queue: str = DEFAULT_QUEUE
+    ) -> list[RequestRecord]:
         """Records below the committed offset of their partition without result, dead letter or cancellation."""
-        parameters = [(partition, offset) for partition, offset in committed.items() if offset]
+        parameters = [(queue, partition, offset) for partition, offset in committed.items() if offset]
         return [RequestRecord._make(row) for pair in parameters for row in self._rows(_COMMITTED_UNFINISHED, pair)]
 
     def repeats(self) -> int:
-        """The number of records on `file.create` that repeat a sequence number."""
-        return self._count("SELECT count(sequence) - count(DISTINCT sequence) FROM requests")
+        """The number of records that repeat a sequence number of their queue."""
+        return self._count(
+            "SELECT sum(times) FROM (SELECT count(sequence) - count(DISTINCT sequence) AS times FROM requests"
+            " GROUP BY queue)"
+        )
 
     def duplicate_results(self) -> int:
         """The number of records on `file.created` that are not the first of their run."""
@@ -126,14 +135,15 @@ class TopicIndex:
         A dead letter without a position counts as a record of its own.
         """
         return self._count(
-            'SELECT count(DISTINCT partition || char(58) || "offset") + sum(partition IS NULL) FROM dead_letters'
+            'SELECT count(DISTINCT queue || char(58) || partition || char(58) || "offset") + sum(partition IS NULL)'
+            " FROM dead_letters"
         )
 
     def _count(self, query: str) -> int:
         ((count,),) = self._rows(query)
         return count or 0
 
-    def _rows(self, query: str, parameters: Sequence[int] = ()) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, query: str, parameters: Sequence[int | str] = ()) -> Iterator[tuple[Any, ...]]:
         with _storage_errors():
             yield from self._database.execute(query, parameters)
 

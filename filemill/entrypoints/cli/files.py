@@ -1,10 +1,12 @@
 """`filemill submit | files | download`."""
 
 import secrets
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import sqlalchemy as sa
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +15,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.files import NewFile, Status, new_file
+from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.idempotency import KeyReused, parse_key
 from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.entrypoints import bootstrap
@@ -20,6 +23,7 @@ from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
 from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
 from filemill.errors import InvalidRequest, NotFound, Unavailable
 from filemill.queries.files import count_statuses_of, get_file, list_files
+from filemill.services.job_requests import encode_parameters, parse_parameters
 from filemill.services.submissions import Submissions
 
 POLL_SECONDS = 0.1
@@ -48,6 +52,16 @@ def submit(
             show_default=False,
         ),
     ] = None,
+    handler: Annotated[
+        str, typer.Option(help="Name of the handler; `curl …/api/handlers` lists those of the running workers.")
+    ] = TEXT_HANDLER,
+    parameters: Annotated[
+        Path | None,
+        typer.Option(help="File with the handler's parameters as a JSON object; - is stdin.", show_default=False),
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="Name of the queue; default: the queue of the handler.", show_default=False)
+    ] = None,
     home: Home = None,
     *,
     wait: Annotated[
@@ -58,13 +72,15 @@ def submit(
     """Submit a request for a file, or for many."""
     settings = load(home=home)
     try:
-        request = new_file(title, description)
+        request = msgspec.structs.replace(
+            new_file(title, description), handler=handler, parameters=_parameters(parameters), queue=queue
+        )
         key = parse_key(key) if key is not None else secrets.token_hex(16)
     except InvalidRequest as error:
         fail(str(error), 2)
     engine = bootstrap.create_engine(settings, "submit")
     with _progress() as progress:
-        ids = _submit(engine, request, count, key, progress)
+        ids = _submit(settings, engine, request, count, key, progress)
         counts = _wait_for(engine, ids, timeout, progress) if wait else None
     if as_json:
         print_json({"submitted": len(ids), "ids": ids, "statuses": counts})
@@ -76,16 +92,32 @@ def submit(
         raise typer.Exit(1)
 
 
-def _submit(engine: sa.Engine, request: NewFile, count: int, key: str, progress: Progress) -> list[int]:
+def _parameters(file: Path | None) -> str | None:
+    """The parameters in a file. Raises InvalidRequest."""
+    if file is None:
+        return None
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest("--parameters", f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("--parameters", f"{file} is not UTF-8") from None
+    return encode_parameters(parse_parameters(text))
+
+
+def _submit(
+    settings: Settings, engine: sa.Engine, request: NewFile, count: int, key: str, progress: Progress
+) -> list[int]:
     """Submit the requests in parts, each with its own key, so that a part whose response was lost can be retried."""
     task = progress.add_task("accepted", total=count)
+    submissions = Submissions(engine, queues=list(settings.all_queues))
     ids: list[int] = []
     try:
         while len(ids) < count:
             part = [request] * min(SUBMIT_ROWS, count - len(ids))
-            ids += _submit_part(engine, part, f"{key} {count} {len(ids)}" if count > 1 else key)
+            ids += _submit_part(submissions, part, f"{key} {count} {len(ids)}" if count > 1 else key)
             progress.update(task, completed=len(ids))
-    except KeyReused as error:
+    except (KeyReused, InvalidRequest) as error:
         fail(str(error), 2)
     except Unavailable as error:
         command = f"filemill submit … --idempotency-key {key}"
@@ -93,13 +125,13 @@ def _submit(engine: sa.Engine, request: NewFile, count: int, key: str, progress:
     return ids
 
 
-def _submit_part(engine: sa.Engine, files: list[NewFile], key: str) -> list[int]:
+def _submit_part(submissions: Submissions, files: list[NewFile], key: str) -> list[int]:
     for pause in RETRY_SECONDS:
         try:
-            return Submissions(engine).submit_many_once(files, key, principal=principal())
+            return submissions.submit_many_once(files, key, principal=principal())
         except Unavailable:
             time.sleep(pause)
-    return Submissions(engine).submit_many_once(files, key, principal=principal())
+    return submissions.submit_many_once(files, key, principal=principal())
 
 
 def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progress) -> dict[Status, int]:

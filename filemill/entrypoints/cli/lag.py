@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from filemill.config.settings import load
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.entrypoints import kafka_only
 from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lag(
+    queue: Annotated[str, typer.Option(help="The queue whose group is meant.")] = DEFAULT_QUEUE,
     home: Home = None,
     *,
     maximum: Annotated[
@@ -31,6 +33,9 @@ def lag(
 ) -> None:
     """Show how far the file processors are behind, by partition, as Kafka has it now."""
     settings = load(home=home)
+    if queue not in settings.all_queues:
+        fail(f"there is no queue {queue!r}; there are: {', '.join(settings.all_queues)}", 2)
+    settings = settings.of_queue(queue)
     group = settings.offsets_group
     if group is None:
         fail("a share group has no committed offsets, so it has no lag: see `filemill files --status pending`", 2)

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from filemill.config.settings import load
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.errors import InvalidRequest
 from filemill.services.offset_reset import (
     CannotReset,
     InvalidTarget,
@@ -27,6 +29,8 @@ By = Annotated[
     typer.Option("--by", help="Shift by this many records; negative: backwards.", show_default=False),
 ]
 
+QueueOption = Annotated[str, typer.Option(help="The queue whose group's offsets are meant.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -36,9 +40,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(offsets, name="offsets")
 
 
-def preview(to: To = None, by: By = None, home: Home = None, *, as_json: AsJson = False) -> None:
+def preview(
+    to: To = None, by: By = None, queue: QueueOption = DEFAULT_QUEUE, home: Home = None, *, as_json: AsJson = False
+) -> None:
     """Show what a reset would skip and reprocess. Changes nothing."""
-    plan = _plan(_offset_reset(home), _target(to, by))
+    plan = _plan(_offset_reset(home, queue), _target(to, by))
     if as_json:
         print_json(plan)
     else:
@@ -48,6 +54,7 @@ def preview(to: To = None, by: By = None, home: Home = None, *, as_json: AsJson 
 def reset(
     to: To = None,
     by: By = None,
+    queue: QueueOption = DEFAULT_QUEUE,
     home: Home = None,
     *,
     cancel: Annotated[
@@ -58,7 +65,7 @@ def reset(
 ) -> None:
     """Reset the group's committed offsets. The group must have no members: stop the processors first."""
     target = _target(to, by)
-    offset_reset = _offset_reset(home)
+    offset_reset = _offset_reset(home, queue)
     plan = _plan(offset_reset, target)
     if not as_json:
         _print(plan)
@@ -79,9 +86,12 @@ def reset(
         say(f"{_partitions(len(result.offsets))} moved; {files}")
 
 
-def _offset_reset(home: Path | None) -> OffsetReset:
+def _offset_reset(home: Path | None, queue: str) -> OffsetReset:
     settings = load(home=home)
-    return bootstrap.offset_reset(settings, bootstrap.create_engine(settings, "offsets"))
+    try:
+        return bootstrap.offset_reset(settings, bootstrap.create_engine(settings, "offsets"), queue=queue)
+    except InvalidRequest as error:
+        fail(str(error), 2)
 
 
 def _plan(offset_reset: OffsetReset, target: ResetTarget) -> ResetPlan:
