@@ -51,6 +51,10 @@ class RatioTarget(msgspec.Struct, frozen=True):
     pick: Callable[[Sequence[float]], float] = min
 
 
+# An urgent request starts within this time, although another queue occupies every place.
+URGENT_START = "urgent start, p99, ms"
+URGENT_START_MS_MAX = 1000.0
+
 RAW = (
     "raw produce",
     "raw consume",
@@ -128,6 +132,8 @@ def check_targets(found: Sequence[ArmSummary]) -> list[TargetResult]:
         if ratio.arm in medians and all(name in medians for name in ratio.of):
             value = medians[ratio.arm] / ratio.pick([medians[name] for name in ratio.of])
             kept.append(at_least(ratio.measure, ratio.against, value, ratio.target))
+    waits = [line.figures[URGENT_START] for line in found if URGENT_START in line.figures]
+    kept += [at_most(URGENT_START, "one second", wait, URGENT_START_MS_MAX) for wait in waits]
     return kept
 
 

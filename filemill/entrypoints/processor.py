@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.record_source import KafkaRecordSource
@@ -13,7 +17,9 @@ from filemill.adapters.kafka.share_source import KafkaShareSource
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
+from filemill.domain.handlers import TEXT_SPEC
 from filemill.domain.origins import split_list
+from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_commands import CommandState
 from filemill.domain.worker_events import EventKind
@@ -28,8 +34,9 @@ from filemill_workers.file_processor.executor import Executor
 from filemill_workers.file_processor.handler_task import HandlerContext
 from filemill_workers.file_processor.handlers import Handlers
 from filemill_workers.file_processor.membership import QUIET
+from filemill_workers.file_processor.places import Places, ProcessPlaces
 from filemill_workers.file_processor.record_task import OutputTopics, ProcessingContext
-from filemill_workers.file_processor.reporter import Reporter
+from filemill_workers.file_processor.reporter import ConsumerReporter, QueueReporters, Reporter
 from filemill_workers.file_processor.share_consumer import ShareOptions, ShareProcessor
 
 # How long a processor that stops waits for its last publications.
@@ -68,62 +75,86 @@ def handler_pool(settings: Settings) -> ChildPool:
     return ChildPool(
         PoolOptions(
             sources=handler_sources(settings),
-            size=settings.processes or (os.cpu_count() or 1),
+            size=_processes(settings) + sum(queue.reserved for queue in settings.served_queues.values()),
             max_jobs=settings.max_jobs_per_child,
             environment=tuple(split_list(settings.handlers_environment)),
         )
     )
 
 
+def _processes(settings: Settings) -> int:
+    """The processes that all queues share. Those on reserved places come in addition."""
+    return settings.processes or (os.cpu_count() or 1)
+
+
+class _Consumer(msgspec.Struct, frozen=True):
+    """The consumer of one queue, its executor, and how it joins its group."""
+
+    queue: Queue
+    executor: Executor
+    processor: FileProcessor | ShareProcessor
+    join: Callable[[], None]
+
+
 class Processor:
-    """A file processor: the consumer on the caller's thread, executor and command listener on threads of their own."""
+    """A file processor: a consumer for each queue that it serves. The first runs on the caller's thread.
+
+    The other consumers have a thread each. The executors of all queues share a thread, and the queues share the
+    processor's places. The command listener has a thread of its own.
+    """
 
     def __init__(
-        self, settings: Settings, on_cycle: Callable[[], None] = lambda: None, store: ObjectStore | None = None
+        self,
+        settings: Settings,
+        on_cycle: Callable[[], None] = lambda: None,
+        store: ObjectStore | None = None,
     ) -> None:
-        """`on_cycle` is called in each cycle of the consumer's loop; `store` replaces S3 in measurements.
+        """`on_cycle` is called in each cycle of the consumers' loops; `store` replaces S3 in measurements.
 
         Raises InvalidHandler if a handler cannot be used.
         """
-        self._on_cycle = on_cycle
         self._settings = settings
-        publisher = KafkaPublisher(settings, "processor")
-        membership_ttl_seconds = settings.session_timeout_ms / 1000 / 2
-        jitter = random.Random()
+        queues = list(settings.served_queues.values())
+        registry = load_handlers(handler_sources(settings))
+        self._on_cycle = _CommonCycle(on_cycle, len(queues))
+        self._publisher = KafkaPublisher(settings, "processor")
+        self._membership_ttl_seconds = settings.session_timeout_ms / 1000 / 2
+        self._jitter = random.Random()
         self._reporter = Reporter(
-            publisher,
+            self._publisher,
             settings.topic_worker_events,
             settings.worker_id,
             settings.group_protocol,
             settings.longest_job_seconds,
+            [TEXT_SPEC, *(handler.spec() for handler in registry)],
         )
         bucket = S3ObjectStore(settings)
         self._store = store or bucket
-        registry = load_handlers(handler_sources(settings))
-        self._handlers = HandlerContext(Handlers(registry, handler_pool(settings)), self._store, bucket)
+        process_places = ProcessPlaces(_processes(settings), queues)
+        self._handlers = HandlerContext(Handlers(registry, handler_pool(settings), process_places), self._store, bucket)
         self._reporter.longest_timeout = lambda: self._handlers.handlers.longest_timeout
+        self._upload_slots = asyncio.Semaphore(settings.store_concurrency)
         self._commands = CommandState(settings.worker_id)
-        self._breakers = [CircuitBreaker(server, self._emit, jitter) for server in ("S3", "Kafka")]
-        self._executor = Executor(
-            publisher,
-            lambda executor: self._context(settings, executor, jitter),
-            one_at_a_time=settings.ordering == "partition",
-            membership_ttl_seconds=membership_ttl_seconds,
-            batching_seconds=result_batching_seconds(settings),
-            on_close=self._handlers.handlers.close,
-        )
+        self._breakers = [CircuitBreaker(server, self._emit, self._jitter) for server in ("S3", "Kafka")]
+        self._places = Places(settings.concurrency, queues)
+        alone = [queue.name for queue in queues] == [DEFAULT_QUEUE]
+        reporters = None if alone else QueueReporters(self._reporter, [queue.name for queue in queues])
+        self._consumers: list[_Consumer] = []
+        for queue in queues:
+            reporter = self._reporter if reporters is None else reporters.of(queue.name)
+            self._consumers.append(self._new_consumer(queue, reporter))
         self._listener = CommandListener(
             lambda: KafkaTopicReader(settings, [settings.topic_worker_commands], "commands"),
             self._commands,
-            self._executor.cancel,
+            self._cancel,
             self._reporter,
         )
-        self._consumer = self._new_consumer(settings, membership_ttl_seconds)
-        self._publisher = publisher
+        self._failure: BaseException | None = None
 
     def stop(self) -> None:
         """Stop in order. For any thread."""
-        self._consumer.stop()
+        for consumer in self._consumers:
+            consumer.processor.stop()
 
     def run(self) -> None:
         """Process records until stopped. Raises Unavailable if the Kafka client cannot continue."""
@@ -133,40 +164,78 @@ class Processor:
             self._consume()
         finally:
             self._listener.close()
-            self._executor.close()
+            for consumer in reversed(self._consumers):  # the first one's executor owns the thread
+                consumer.executor.close()
             self._publisher.flush(FLUSH_SECONDS)
 
-    def _new_consumer(self, settings: Settings, membership_ttl_seconds: float) -> FileProcessor | ShareProcessor:
+    def _new_consumer(self, queue: Queue, reporter: ConsumerReporter) -> _Consumer:
+        settings = self._settings.of_queue(queue.name)
+        executor = Executor(
+            self._publisher,
+            lambda executor: self._context(queue, executor),
+            one_at_a_time=settings.ordering == "partition",
+            membership_ttl_seconds=self._membership_ttl_seconds,
+            batching_seconds=result_batching_seconds(settings),
+            host=self._consumers[0].executor if self._consumers else None,
+            on_close=None if self._consumers else self._handlers.handlers.close,
+        )
+        backpressure_reason = functools.partial(self._backpressure_reason, queue.name)
         if settings.group_protocol == "share":
-            return ShareProcessor(
-                self._executor,
-                ShareOptions(drain_seconds=settings.drain_seconds, membership_ttl_seconds=membership_ttl_seconds),
-                reporter=self._reporter,
-                backpressure_reason=self._backpressure_reason,
-                probe=lambda: self._executor.run_probe(self._probe),
+            sharer = ShareProcessor(
+                executor,
+                ShareOptions(drain_seconds=settings.drain_seconds, membership_ttl_seconds=self._membership_ttl_seconds),
+                reporter=reporter,
+                backpressure_reason=backpressure_reason,
+                probe=lambda: executor.run_probe(self._probe),
             )
-        return FileProcessor(
-            self._executor,
+            join = functools.partial(sharer.run, lambda: KafkaShareSource(settings, queue.topic))
+            return _Consumer(queue, executor, sharer, join)
+        processor = FileProcessor(
+            executor,
             ConsumerOptions(
                 concurrency=settings.concurrency,
                 partition_concurrency=settings.partition_concurrency or None,
                 drain_seconds=settings.drain_seconds,
                 max_poll_seconds=settings.max_poll_interval_ms / 1000,
-                membership_ttl_seconds=membership_ttl_seconds,
+                membership_ttl_seconds=self._membership_ttl_seconds,
             ),
             worker_id=settings.worker_id,
-            reporter=self._reporter,
-            backpressure_reason=self._backpressure_reason,
+            reporter=reporter,
+            backpressure_reason=backpressure_reason,
+            claim_places=functools.partial(self._places.claim, queue.name),
+            queue=queue.name,
         )
+        join = functools.partial(processor.run, lambda listener: KafkaRecordSource(settings, queue.topic, listener))
+        return _Consumer(queue, executor, processor, join)
 
     def _consume(self) -> None:
-        topic = self._settings.topic_create
-        if isinstance(self._consumer, ShareProcessor):
-            self._consumer.run(lambda: KafkaShareSource(self._settings, topic))
-        else:
-            self._consumer.run(lambda listener: KafkaRecordSource(self._settings, topic, listener))
+        first, *others = self._consumers
+        threads = [
+            threading.Thread(target=self._run_consumer, args=(consumer,), name=f"consumer {consumer.queue.name}")
+            for consumer in others
+        ]
+        for thread in threads:
+            thread.start()
+        self._run_consumer(first)
+        for thread in threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
 
-    def _context(self, settings: Settings, executor: Executor, jitter: random.Random) -> ProcessingContext:
+    def _run_consumer(self, consumer: _Consumer) -> None:
+        """Run a consumer. If it cannot continue, the others stop in order, and `run` raises its error."""
+        try:
+            consumer.join()
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._failure = self._failure or error
+            self.stop()
+
+    def _cancel(self, files: Sequence[tuple[int, int]]) -> None:
+        for consumer in self._consumers:
+            consumer.executor.cancel(files)
+
+    def _context(self, queue: Queue, executor: Executor) -> ProcessingContext:
+        settings = self._settings
         s3, kafka = self._breakers
         return ProcessingContext(
             worker_id=settings.worker_id,
@@ -174,7 +243,7 @@ class Processor:
             publish=executor.publish,
             publish_nowait=executor.publish_nowait,
             wait_for_membership=executor.wait_for_membership,
-            upload_slots=asyncio.Semaphore(settings.store_concurrency),
+            upload_slots=self._upload_slots,
             topics=OutputTopics(
                 settings.topic_created,
                 settings.topic_progress,
@@ -186,13 +255,14 @@ class Processor:
             processing_steps=settings.processing_steps,
             long_job_every=settings.long_job_every,
             long_job_seconds=settings.long_job_seconds,
-            jitter=jitter,
+            jitter=self._jitter,
             call_store=s3.call,
             call_broker=kafka.call,
             on_uploaded=executor.collect_uploads,
             is_cancelled=self._commands.is_cancelled,
             reporter=self._reporter,
-            handlers=self._handlers,
+            handlers=msgspec.structs.replace(self._handlers, queue=queue.name),
+            queue=queue.name,
         )
 
     async def _probe(self) -> None:
@@ -207,8 +277,28 @@ class Processor:
     def _emit(self, kind: EventKind, cause: str) -> None:
         self._reporter.emit(kind, cause=cause)
 
-    def _backpressure_reason(self) -> str | None:
-        self._on_cycle()
+    def _backpressure_reason(self, queue: str) -> str | None:
+        self._on_cycle.note(queue)
         if self._commands.quiet:
             return QUIET
         return next((breaker.reason for breaker in self._breakers if breaker.reason), None)
+
+
+class _CommonCycle:
+    """Calls `on_cycle` when all consumers have begun a cycle since the last call: one that hangs is not hidden."""
+
+    def __init__(self, on_cycle: Callable[[], None], consumers: int) -> None:
+        self._on_cycle = on_cycle
+        self._consumers = consumers
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
+
+    def note(self, queue: str) -> None:
+        """The consumer of a queue has begun a cycle. Any thread."""
+        if self._consumers > 1:
+            with self._lock:
+                self._seen.add(queue)
+                if len(self._seen) < self._consumers:
+                    return
+                self._seen.clear()
+        self._on_cycle()

@@ -148,14 +148,18 @@ class ExecutorHarness:
             for name in ("S3", "Kafka")
         }
         self.context: ProcessingContext
-        self.executor = options.executor(
+        self.executor = self.new_executor(on_close=options.handlers.close if options.handlers else None)
+
+    def new_executor(self, **arguments: Any) -> Executor:
+        options = self.options
+        return options.executor(
             self.publisher,
             self._context,
             one_at_a_time=options.one_at_a_time,
             membership_ttl_seconds=options.membership_ttl_seconds,
             batching_seconds=options.batching_seconds,
             clock=options.clock,
-            on_close=options.handlers.close if options.handlers else None,
+            **arguments,
         )
 
     def _context(self, executor: Executor) -> ProcessingContext:

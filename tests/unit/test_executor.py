@@ -19,6 +19,7 @@ from filemill_workers.file_processor.executor import BUSY_RECORDS, DELIVERY_POLL
 from tests.unit.clocks import ManualClock
 from tests.unit.executor_harness import (
     CREATE,
+    DEADLINE_SECONDS,
     TOPICS,
     TRACE,
     block_loop,
@@ -550,6 +551,23 @@ def test_a_result_that_cannot_be_published_does_not_affect_its_batch(monkeypatch
         assert sorted(harness.results().values()) == ["completed", "completed", "failed"]
 
 
+def test_executors_of_a_thread_share_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "HOLD_SECONDS", 1e9)
+    with running_executor(batching_seconds=0.001) as harness:
+        neighbour = harness.new_executor(host=harness.executor)
+        harness.broker.outage = "Kafka is unreachable"
+        harness.start(record(0))
+        wait_until(lambda: harness.publisher.published == 1)
+        neighbour.start([record(1)], {0: 1})
+        harness.wait_for_pending_deliveries(2)
+        time.sleep(10 * DELIVERY_POLL_SECONDS)
+        assert harness.publisher.published == 1
+        harness.broker.outage = None
+        assert neighbour.finished.get(timeout=DEADLINE_SECONDS) == FinishedRecord(0, 1, 1)
+        assert harness.finished(1) == [FinishedRecord(0, 1, 0)]
+        neighbour.close()
+
+
 # --- pauses of the loop
 
 
@@ -571,6 +589,20 @@ def test_the_loop_pauses_after_uploads_only_if_many_records_are_in_progress(
         harness.finished(records)
     assert bool(paused) is pauses
     assert len(paused) < records / 2, "each upload has its own pause"
+
+
+def test_the_pauses_count_the_records_of_all_executors_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = threading.Event()
+    monkeypatch.setattr(Executor, "_pause", lambda _executor: paused.set())
+    with running_executor() as harness:
+        neighbour = harness.new_executor(host=harness.executor)
+        gate = block_loop(harness)
+        harness.start(*(record(offset) for offset in range(BUSY_RECORDS - 1)))
+        neighbour.start([record(BUSY_RECORDS)], {0: 1})
+        gate.set()
+        harness.finished(BUSY_RECORDS - 1)
+        assert paused.is_set()
+        neighbour.close()
 
 
 def test_closing_abandons_all_records_and_ends_the_thread() -> None:

@@ -1,7 +1,8 @@
 """Outbox relay.
 
 Reads   the `outbox` table (accepted requests).
-Writes  `file.create`, in strict round robin; `publications`; deletes from the outbox what the broker acknowledged.
+Writes  the topics of the queues, each in strict round robin; `publications`; deletes from the outbox what the broker
+        acknowledged.
 Dies    between numbering and producing: the next leader finds the numbered rows and produces them.
         between producing and deleting: the next leader produces them again, with the same number to the same
         partition. The record is duplicated, and the processors find the existing object.
@@ -14,14 +15,16 @@ Several may run, in the dashboard's process or alone. The lease makes one the le
 import enum
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 import structlog
 
-from filemill.domain.messages import FileCreate, create_headers, encode
+from filemill.domain.handlers import TEXT_HANDLER
+from filemill.domain.messages import NO_PARAMETERS, FileCreate, create_headers, encode
 from filemill.domain.records import TopicIdentity
 from filemill.errors import NotLeader, Unavailable
 from filemill.ports import ClaimedRow, Clock, DeliveryReport, Lease, Outbox, PublishedRow, Publisher
@@ -76,7 +79,10 @@ class RelayState(enum.StrEnum):
 
 
 class OutboxRelay:
-    """Moves requests from the outbox to Kafka. `wake` and `state` are for any thread, all else is for one."""
+    """Moves the requests of one queue from the outbox to its topic.
+
+    `wake` and `state` are for any thread, all else is for one.
+    """
 
     def __init__(
         self,
@@ -91,11 +97,14 @@ class OutboxRelay:
         clock: Clock = time.monotonic,
         submit: Submit = run_inline,
         intervals: RelayIntervals | None = None,
+        among_others: bool = False,
     ) -> None:
         """`identity` asks the broker for the topic's identity; None if it does not exist. It may raise Unavailable.
 
         `submit` runs the calls that mark rows as published, one at a time, while this thread produces others.
+        `among_others`: other queues use the same thread, so the outbox is not read in every cycle.
         """
+        self._among_others = among_others
         self._intervals = intervals or RelayIntervals()
         self._outbox = outbox
         self._lease = lease
@@ -125,28 +134,25 @@ class OutboxRelay:
         """Check the outbox now. Call it after a commit."""
         self._wake.set()
 
+    def read_outbox_now(self) -> None:
+        """Read the outbox in the next cycle, however short the last read was before it."""
+        self._claim_at = float("-inf")
+
     def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
         """Relay until `stop` is set (then call `wake`); unreachable servers are retried.
 
         `on_cycle` is called in each cycle.
         """
-        intervals = self._intervals
-        idle, backoff = intervals.idle_min, intervals.idle_min
-        while not stop.is_set():
-            on_cycle()
-            try:
-                busy = self.step()
-                pause = 0.0 if busy else idle if self._leading else intervals.standby
-                idle = intervals.idle_min if busy else min(intervals.idle_max, idle * 1.5)
-                backoff = intervals.idle_min
-            except Unavailable as error:
-                self._set_state(RelayState.WAITING, str(error))
-                pause = backoff = min(intervals.backoff_max, backoff * 2)
-            # Cleared after the wait, not before the step: a wake between the two must not be lost.
-            if pause and self._wake.wait(pause):
-                idle, self._claim_at = intervals.idle_min, float("-inf")
-            self._wake.clear()
-        self.close()
+        run_relay(self, self._wake, self._intervals, stop, on_cycle)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this relay is the leader."""
+        return self._leading
+
+    def report_outage(self, error: Unavailable) -> None:
+        """Set the state of a relay whose step raised this error."""
+        self._set_state(RelayState.WAITING, str(error))
 
     def step(self) -> bool:
         """Run one cycle; returns whether there was anything to do. Raises Unavailable."""
@@ -228,7 +234,7 @@ class OutboxRelay:
         pending = len(self._in_flight) + len(self._acknowledged) + len(self._publishing)
         if self._unsent or pending >= self._batch * IN_FLIGHT_BATCHES:
             return False
-        if pending and self._clock() < self._claim_at:
+        if (pending or self._among_others) and self._clock() < self._claim_at:
             return False
         partitions = self._refresh_partitions()
         try:
@@ -261,7 +267,7 @@ class OutboxRelay:
 
     def _produce(self, row: ClaimedRow) -> bool:
         """Pass a row to the producer; returns False and keeps the row for later if the queue is full."""
-        message = FileCreate(row.file_id, row.title, row.description, row.requested_at)
+        message = _message(row)
         self._in_flight[row.sequence] = row
         try:
             self._publisher.publish(
@@ -317,3 +323,143 @@ class OutboxRelay:
             if problem is not None:
                 details["problem"] = problem
             log.info("Relay", state=state.value, at=at, **details)
+
+
+def _message(row: ClaimedRow) -> FileCreate:
+    """The request of a row."""
+    if row.handler == TEXT_HANDLER and row.parameters is None and row.inputs is None:
+        return FileCreate(row.file_id, row.title, row.description, row.requested_at)
+    return FileCreate(
+        row.file_id,
+        row.title,
+        row.description,
+        row.requested_at,
+        row.handler,
+        NO_PARAMETERS if row.parameters is None else msgspec.Raw(row.parameters),
+        {} if row.inputs is None else msgspec.json.decode(row.inputs, type=dict[str, str]),
+    )
+
+
+class _Steppable(Protocol):
+    """What `run_relay` runs: the relay of one queue or of several."""
+
+    @property
+    def leading(self) -> bool:
+        """Whether it is the leader."""
+
+    def step(self) -> bool:
+        """Run one cycle."""
+
+    def read_outbox_now(self) -> None:
+        """Read the outbox in the next cycle."""
+
+    def report_outage(self, error: Unavailable) -> None:
+        """Set the state after an error."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+def run_relay(
+    relay: _Steppable,
+    wake: threading.Event,
+    intervals: RelayIntervals,
+    stop: threading.Event,
+    on_cycle: Callable[[], None],
+) -> None:
+    """Step the relay until `stop` is set, then close it. `wake` ends a pause."""
+    idle, backoff = intervals.idle_min, intervals.idle_min
+    while not stop.is_set():
+        on_cycle()
+        try:
+            busy = relay.step()
+            pause = 0.0 if busy else idle if relay.leading else intervals.standby
+            idle = intervals.idle_min if busy else min(intervals.idle_max, idle * 1.5)
+            backoff = intervals.idle_min
+        except Unavailable as error:
+            relay.report_outage(error)
+            pause = backoff = min(intervals.backoff_max, backoff * 2)
+        # Cleared after the wait, not before the step: a wake between the two must not be lost.
+        if pause and wake.wait(pause):
+            idle = intervals.idle_min
+            relay.read_outbox_now()
+        wake.clear()
+    relay.close()
+
+
+class QueueRelays:
+    """The relays of all queues, on one thread and under one lease.
+
+    An error of one queue, such as a missing topic, does not stop the others. Servers that are unreachable stop all.
+    """
+
+    def __init__(
+        self, relays: Sequence[OutboxRelay], *, clock: Clock = time.monotonic, intervals: RelayIntervals | None = None
+    ) -> None:
+        self._relays = list(relays)
+        self._clock = clock
+        self._intervals = intervals or RelayIntervals()
+        self._wake = threading.Event()
+        # By relay: when to try again after an error, and the last pause.
+        self._due = [float("-inf")] * len(self._relays)
+        self._backoff = [self._intervals.idle_min] * len(self._relays)
+
+    @property
+    def state(self) -> RelayState:
+        """The state of the first relay that waits for something, else of the first one."""
+        return self._foremost.state
+
+    @property
+    def problem(self) -> str | None:
+        """What it waits for; None unless the state is waiting."""
+        return self._foremost.problem
+
+    @property
+    def _foremost(self) -> OutboxRelay:
+        return next((relay for relay in self._relays if relay.problem is not None), self._relays[0])
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process is the leader."""
+        return any(relay.leading for relay in self._relays)
+
+    def wake(self) -> None:
+        """Check the outbox now. Call it after a commit. Any thread."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event, on_cycle: Callable[[], None] = lambda: None) -> None:
+        """Relay until `stop` is set (then call `wake`); unreachable servers are retried."""
+        run_relay(self, self._wake, self._intervals, stop, on_cycle)
+
+    def step(self) -> bool:
+        """Run one cycle of each queue; returns whether there was anything to do. Raises Unavailable if all failed."""
+        busy, failed = False, None
+        failures = 0
+        for index, relay in enumerate(self._relays):
+            if self._clock() < self._due[index]:
+                continue
+            try:
+                busy = relay.step() or busy
+                self._backoff[index] = self._intervals.idle_min
+            except Unavailable as error:
+                failures, failed = failures + 1, error
+                relay.report_outage(error)
+                self._backoff[index] = min(self._intervals.backoff_max, self._backoff[index] * 2)
+                self._due[index] = self._clock() + self._backoff[index]
+        if failed is not None and failures == len(self._relays):
+            raise failed
+        return busy
+
+    def read_outbox_now(self) -> None:
+        """Read the outbox in the next cycle, also for queues that wait after an error."""
+        self._due = [float("-inf")] * len(self._relays)
+        for relay in self._relays:
+            relay.read_outbox_now()
+
+    def report_outage(self, error: Unavailable) -> None:
+        """Each relay has reported its own error."""
+
+    def close(self) -> None:
+        """Mark the acknowledged rows of all queues, then release the lease."""
+        for relay in self._relays:
+            relay.close()

@@ -1,6 +1,6 @@
 """File processor.
 
-Reads   `file.create`, as a member of the group `file-service-group`; commits offsets there.
+Reads   the topic of a queue (`file.create`), as a member of its group (`file-service-group`); commits offsets there.
 Writes  the files' objects to S3; `file.progress`, `file.created`, `file.create.dlq`, `worker.events`. No database.
 Control `worker.commands`: cancel files, be quiet, resume.
 Dies    before the PUT: nothing has happened; another worker processes the record.
@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from filemill.domain.offsets import Commit, OffsetTracker, decode_metadata
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.records import Record
 from filemill.domain.retry import RetryPolicy
 from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
@@ -31,7 +32,7 @@ from filemill_workers.file_processor.dispatcher import Dispatcher, PartitionUsag
 from filemill_workers.file_processor.executor import Executor, FinishedRecord
 from filemill_workers.file_processor.membership import QUIET, REJOIN_POLICY, run_memberships
 from filemill_workers.file_processor.oldest_records import OldestRecordTracker
-from filemill_workers.file_processor.reporter import Reporter
+from filemill_workers.file_processor.reporter import ConsumerReporter
 
 log = structlog.get_logger("processor")
 
@@ -78,11 +79,17 @@ class FileProcessor:
         options: ConsumerOptions,
         *,
         worker_id: str,
-        reporter: Reporter | None = None,
+        reporter: ConsumerReporter | None = None,
         backpressure_reason: Callable[[], str | None] = lambda: None,
+        claim_places: Callable[[int, int], int] | None = None,
+        queue: str = DEFAULT_QUEUE,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`backpressure_reason`: why no records may start now, QUIET or an unreachable server; None if they may."""
+        """`backpressure_reason`: why no records may start now, QUIET or an unreachable server; None if they may.
+
+        `claim_places`: see `Dispatcher`. `queue`: its name, for the log.
+        """
+        self._log = log if queue == DEFAULT_QUEUE else log.bind(queue=queue)
         self._options = options
         self._clock = clock
         self._reporter = reporter
@@ -93,8 +100,12 @@ class FileProcessor:
         self._executor = executor
         self._worker_id = worker_id
         self._dispatcher = Dispatcher(
-            options.concurrency, options.partition_concurrency or options.concurrency, options.queue_limits
+            options.concurrency,
+            options.partition_concurrency or options.concurrency,
+            options.queue_limits,
+            claim_places,
         )
+        self._claim_places = claim_places
         self._source: RecordSource | None = None
         self._stop = threading.Event()
         self._epoch = 0
@@ -142,6 +153,7 @@ class FileProcessor:
         """Leave the group. This revokes the assigned partitions, which drains and commits."""
         source.close()
         self._committing = False
+        self._withdraw()
 
     def step(self, source: RecordSource) -> None:
         """Run one cycle of the loop on a member of the group. Raises Unavailable, MemberExpelled."""
@@ -222,7 +234,9 @@ class FileProcessor:
         )
         self._dispatcher.on_assigned(committed)
         self._emit(EventKind.ASSIGNED, list(committed))
-        log.info("Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs))
+        self._log.info(
+            "Partitions assigned", partitions=sorted(committed), epoch=self._epoch, owned=sorted(self._epochs)
+        )
 
     def _begin_epoch(self, offsets: Mapping[int, OffsetTracker]) -> None:
         self._epoch += 1
@@ -237,19 +251,20 @@ class FileProcessor:
             self._commit_sync(leaving)
         self._forget(leaving)
         self._emit(EventKind.REVOKED, partitions)
-        log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
+        self._log.info("Partitions revoked", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def on_lost(self, partitions: Sequence[int], cause: str | None = None) -> None:
         """End the epochs of partitions that another worker may own already: abandon their records, commit nothing."""
         self._forget({number: self._epochs[number] for number in partitions if number in self._epochs})
         self._emit(EventKind.LOST, partitions, cause=cause)
-        log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
+        self._log.warning("Partitions lost", partitions=sorted(partitions), owned=sorted(self._epochs))
 
     def _drain(self, leaving: dict[int, int]) -> None:
         """Wait up to `drain_seconds` for records in progress. Another worker reprocesses the others."""
         now = self._clock()
         if self._membership_uncertain or now - self._membership_confirmed_at > self._options.membership_ttl_seconds:
             return  # the process was paused for so long that another worker may own them
+        self._withdraw()
         deadline = now + self._options.drain_seconds
         self._executor.abandon(leaving, idle_longer_than=self._options.drain_seconds)
         while self._executor.in_progress(leaving) and (left := deadline - self._clock()) > 0:
@@ -258,6 +273,11 @@ class FileProcessor:
             self._collect(min(left, self._options.drain_step_seconds))
         self._executor.abandon(leaving)
         self._collect()
+
+    def _withdraw(self) -> None:
+        """Claim no places while nothing is dispatched, so that the other queues get them."""
+        if self._claim_places is not None:
+            self._claim_places(self.in_flight, 0)
 
     def _forget(self, leaving: dict[int, int]) -> None:
         self._executor.abandon(leaving)
@@ -375,4 +395,4 @@ class FileProcessor:
         for partition, commit in accepted.items():
             if self._epochs.get(partition) == epochs[partition]:
                 self._offsets[partition].on_committed(commit)
-                log.debug("Committed offset", partition=partition, offset=commit.offset)
+                self._log.debug("Committed offset", partition=partition, offset=commit.offset)

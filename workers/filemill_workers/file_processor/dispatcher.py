@@ -6,14 +6,14 @@ time and wait for a fetch after each pause. So fetched records wait here, in a s
 partition with the fewest records in progress starts the next one, and a partition is paused only while its own queue is
 full.
 
-Three limits apply: the records in progress of the worker, the records in progress of one partition, and the distance of
-a partition's newest record from its oldest unfinished one. The last limit keeps the finished offsets above the
-committed one small enough for the metadata of a commit.
+Three limits apply: the records in progress of the worker (its places, which its queues share), the records in progress
+of one partition, and the distance of a partition's newest record from its oldest unfinished one. The last limit keeps
+the finished offsets above the committed one small enough for the metadata of a commit.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -76,9 +76,19 @@ class _Queue:
 class Dispatcher:
     """Queues fetched records and decides which start. One thread."""
 
-    def __init__(self, limit: int, partition_limit: int, queue_limits: QueueLimits | None = None) -> None:
-        """`limit` and `partition_limit`: the records in progress, in all and of one partition."""
-        self._limit = limit
+    def __init__(
+        self,
+        limit: int,
+        partition_limit: int,
+        queue_limits: QueueLimits | None = None,
+        claim_places: Callable[[int, int], int] | None = None,
+    ) -> None:
+        """`limit` and `partition_limit`: the records in progress, in all and of one partition.
+
+        `claim_places` replaces `limit` if other consumers share the places: of the records in progress and those that
+        could start, it returns how many may.
+        """
+        self._claim_places = claim_places or (lambda used, _waiting: limit - used)
         self._partition_limit = partition_limit
         self._queue_limits = queue_limits or QueueLimits()
         self._queues: dict[int, _Queue] = {}
@@ -121,12 +131,16 @@ class Dispatcher:
     def dispatch(self, usage: Mapping[int, PartitionUsage], *, backpressure: bool) -> list[Record]:
         """The records that start now, in the order of each partition; none under backpressure."""
         started: list[Record] = []
-        left = 0 if backpressure else self._limit - sum(used.unfinished for used in usage.values())
         candidates = [
             (used.unfinished, self._queues[partition].last_dispatch, used.span, partition)
             for partition, used in usage.items()
-            if self._queues[partition] and self._has_capacity(used.unfinished, used.span)
+            if not backpressure and self._queues[partition] and self._has_capacity(used.unfinished, used.span)
         ]
+        waiting = sum(
+            min(len(self._queues[partition]), self._partition_limit - unfinished, SPAN_RECORDS - span)
+            for unfinished, _, span, partition in candidates
+        )
+        left = self._claim_places(sum(used.unfinished for used in usage.values()), waiting)
         heapq.heapify(candidates)
         while candidates and left > 0:
             unfinished, _, span, partition = candidates[0]

@@ -1,7 +1,8 @@
 """Processes records on one asyncio event loop, on a thread of its own.
 
 The consumer's thread passes records in batches and takes finished ones from a queue. Nothing here uses the consumer.
-The producer belongs to this thread: its delivery reports wake the tasks directly.
+The producer belongs to this thread: its delivery reports wake the tasks directly. A processor that serves several
+queues has an executor for each, with its own assignments and its own finished records; they share the thread.
 """
 
 import asyncio
@@ -87,12 +88,13 @@ class Executor:
         batching_seconds: float = 0.0,
         clock: Clock = time.monotonic,
         on_close: Callable[[], Awaitable[None]] | None = None,
+        host: "Executor | None" = None,
     ) -> None:
         """`one_at_a_time`: process the records of a partition in order, one after the other.
 
         `membership_ttl_seconds`: how long a confirmation of the membership is valid. `batching_seconds`: how long a
         published record waits for others; 0 passes it to the producer at once. `on_close` is called at the end of the
-        loop.
+        loop. `host`: the executor whose thread and batches this one uses; close it after this one.
         """
         self.finished: queue.SimpleQueue[FinishedRecord] = queue.SimpleQueue()
         self._publisher = publisher
@@ -102,7 +104,8 @@ class Executor:
         self._on_close = on_close
         self._membership_confirmed_at = clock()
         # Each finished upload wakes the loop from another thread, cheaper with uvloop (docs/performance-log.md).
-        self._loop = uvloop.new_event_loop()
+        self._host = host
+        self._loop: uvloop.Loop = uvloop.new_event_loop() if host is None else host._loop  # noqa: SLF001
         self._tasks: dict[tuple[int, int], dict[asyncio.Task[None], RecordTask]] = {}
         # One at a time: the end of the last record of each epoch, which the next one waits for.
         self._last: dict[tuple[int, int], asyncio.Future[None]] = {}
@@ -114,8 +117,14 @@ class Executor:
         self._polling = False
         self._pausing = False
         self._context = context(self)
-        self._thread = threading.Thread(target=self._run_loop, name="executor", daemon=True)
-        self._thread.start()
+        if host is None:
+            self._thread = threading.Thread(target=self._run_loop, name="executor", daemon=True)
+            self._thread.start()
+        else:
+            self._thread = host._thread  # noqa: SLF001
+        # All executors of the thread.
+        self._neighbours: list[Executor] = [] if host is None else host._neighbours  # noqa: SLF001
+        self._neighbours.append(self)
 
     # --- called by the consumer's thread
 
@@ -132,13 +141,20 @@ class Executor:
 
         After this returns an abandoned record has no further effect, except for a call to a server that has begun.
         """
+        self._call_and_wait(lambda: self._abandon(set(epochs.items()), idle_longer_than))
+
+    def abandon_all(self) -> None:
+        """Abandon the records of all epochs."""
+        self._call_and_wait(lambda: self._abandon(set(self._tasks), None))
+
+    def _call_and_wait(self, call: Callable[[], None]) -> None:
         done = threading.Event()
 
-        def abandon() -> None:
-            self._abandon(set(epochs.items()), idle_longer_than)
+        def run() -> None:
+            call()
             done.set()
 
-        self._loop.call_soon_threadsafe(abandon)
+        self._loop.call_soon_threadsafe(run)
         while not done.wait(1.0):
             self._require_thread()
 
@@ -171,7 +187,10 @@ class Executor:
         return sum(len(self._tasks.get(epoch, ())) for epoch in epochs.items())
 
     def close(self) -> None:
-        """Abandon all records and end the thread."""
+        """Abandon all records and end the thread, if it is its own."""
+        if self._host is not None:
+            self.abandon_all()
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -183,6 +202,9 @@ class Executor:
 
     async def publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         """Publish and wait for the acknowledgement. Raises Unavailable, PermanentError."""
+        if self._host is not None:  # the producer is common, and so is the batch that waits for its delivery reports
+            await self._host.publish(topic, value, headers)
+            return
         publication = _Publication(topic, value, headers, self._loop.create_future())
         if self._batching_seconds:
             if not self._batch:
@@ -220,7 +242,11 @@ class Executor:
 
     def collect_uploads(self) -> None:
         """Process the uploads that end soon together with the one that has just ended, if many are in progress."""
-        if not self._pausing and sum(map(len, self._tasks.values())) >= BUSY_RECORDS:
+        if self._host is not None:
+            self._host.collect_uploads()
+            return
+        in_progress = sum(len(group) for executor in self._neighbours for group in executor._tasks.values())  # noqa: SLF001
+        if not self._pausing and in_progress >= BUSY_RECORDS:
             self._pausing = True
             self._loop.call_soon(self._pause)
 

@@ -12,6 +12,7 @@ import structlog
 
 from filemill.domain.files import checkpoint_key, object_key
 from filemill.domain.messages import FileCreate
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import DeadLetterCode, NotFound, PermanentError, Unavailable
 from filemill.handlers.definition import Handler
 from filemill.handlers.job import JobRequest
@@ -24,11 +25,15 @@ log = structlog.get_logger("processor")
 
 
 class HandlerContext(msgspec.Struct, frozen=True):
-    """What attempts of handlers need besides the processing context. `streams` is the bucket of `store`."""
+    """What attempts of handlers need besides the processing context. `streams` is the bucket of `store`.
+
+    `queue`: the queue of the requests.
+    """
 
     handlers: Handlers
     store: ObjectStore
     streams: ObjectStreams
+    queue: str = DEFAULT_QUEUE
 
 
 class HandlerResult(msgspec.Struct, frozen=True):
@@ -111,7 +116,7 @@ class HandlerTask:
                 started=calls.started,
                 used=calls.used,
             )
-            await self._context.handlers.run(handler, job, hooks)
+            await self._context.handlers.run(handler, job, hooks, self._context.queue)
             calls.finishing()
             await writer.finish()
         except BaseException:

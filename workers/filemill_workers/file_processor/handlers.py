@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, RetryLater, Unavailable
 from filemill.handlers.definition import Handler
 from filemill.handlers.job import Job, JobRequest
 from filemill.handlers.pool import AttemptHooks, AttemptUsage, ChildPool, LogTail
 from filemill.handlers.registry import HandlerRegistry
 from filemill.handlers.runner import TRACE_MAX_CHARACTERS, ResultInvalid, chunks
+from filemill_workers.file_processor.places import ProcessPlaces
 
 # A coroutine that ignores its cancellation for this time is left alone: its result is not used.
 CANCEL_SECONDS = 1.0
@@ -24,7 +26,9 @@ CANCEL_SECONDS = 1.0
 class Handlers:
     """Runs attempts of handlers. For the thread of the event loop; any thread may read `longest_timeout`."""
 
-    def __init__(self, registry: HandlerRegistry, pool: ChildPool) -> None:
+    def __init__(self, registry: HandlerRegistry, pool: ChildPool, process_places: ProcessPlaces | None = None) -> None:
+        """`process_places` divides the processes among the queues; None: first come, first served."""
+        self._process_places = process_places
         self.registry = registry
         self._pool = pool
         self._running: dict[int, float] = {}
@@ -39,8 +43,8 @@ class Handlers:
         """The longest deadline of the attempts in progress, in seconds; 0 without any."""
         return max(list(self._running.values()), default=0.0)
 
-    async def run(self, handler: Handler, request: JobRequest, hooks: AttemptHooks) -> None:
-        """Run an attempt; returns when all of its result is written.
+    async def run(self, handler: Handler, request: JobRequest, hooks: AttemptHooks, queue: str = DEFAULT_QUEUE) -> None:
+        """Run an attempt of a request of this queue; returns when all of its result is written.
 
         Raises PermanentError, RetryLater or AttemptFailed, and what the hooks raise.
         """
@@ -51,13 +55,18 @@ class Handlers:
                 if handler.on_loop:
                     await _run_on_loop(handler, request, hooks)
                 else:
-                    await self._pool.run(handler, request, hooks)
+                    async with self._process_place(queue):
+                        await self._pool.run(handler, request, hooks)
             finally:
                 del self._running[token]
 
     async def close(self) -> None:
         """Kill all processes."""
         await self._pool.close()
+
+    def _process_place(self, queue: str) -> contextlib.AbstractAsyncContextManager[Any]:
+        """A process for the queue."""
+        return contextlib.nullcontext() if self._process_places is None else self._process_places.of(queue)
 
     def _place(self, handler: Handler) -> contextlib.AbstractAsyncContextManager[Any]:
         """A place among the handler's attempts at a time."""

@@ -34,6 +34,7 @@ from filemill.domain.messages import (
     header,
     int_header,
 )
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.records import Record
 from filemill.domain.retry import Reject, Retry, RetryPolicy
 from filemill.domain.worker_events import EventKind
@@ -84,8 +85,8 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     `publish` returns when the broker has acknowledged; `publish_nowait` does not wait. `wait_for_membership` returns
     when this worker certainly owns its partitions. `call_store` and `call_broker` make calls through a circuit breaker.
     `on_uploaded` is called after each upload. `is_cancelled` takes a file id and a run. `progress_interval_seconds`:
-    shorter work sends no progress, longer work sends at most one event in this time. `handlers`: None, if the
-    processor makes only the text of the reference design.
+    shorter work sends no progress, longer work sends at most one event in this time. `queue`: the queue of the records.
+    `handlers`: None, if the processor makes only the text of the reference design.
     """
 
     worker_id: str
@@ -107,6 +108,7 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     is_cancelled: Callable[[int, int | None], bool] = _never
     reporter: Reporter | None = None
     progress_interval_seconds: float = 1.0
+    queue: str = DEFAULT_QUEUE
     clock: Clock = time.monotonic
     handlers: HandlerContext | None = None
 
@@ -287,6 +289,7 @@ class RecordTask:
             started_at=started_at,
             upload_ms=upload_ms,
             stage_ms=self._stage_times(),
+            queue=self._context.queue,
         )
 
     async def _attempt_handler(self, request: FileCreate) -> None:
@@ -348,6 +351,7 @@ class RecordTask:
             attempt=self.attempt,
             started_at=started_at,
             stage_ms=self._stage_times(),
+            queue=self._context.queue,
         )
 
     def _handler_started(self) -> None:
@@ -520,6 +524,7 @@ class RecordTask:
             "attempt": self.attempt,
             "stage": self.stage,
             "stage_ms": self._stage_times(),
+            "queue": self._context.queue,
         }
 
     async def _report_cancelled(self) -> None:
@@ -592,6 +597,7 @@ class RecordTask:
             attempt=self.attempt,
             started_at=started_at,
             error=decision.reason,
+            queue=self._context.queue,
         )
 
     def _dead_letter_headers(self, decision: Reject, error: BaseException) -> Headers:

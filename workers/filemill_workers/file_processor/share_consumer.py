@@ -25,7 +25,7 @@ from filemill.domain.worker_events import HEARTBEAT_SECONDS, EventKind
 from filemill.ports import Clock, ShareSource
 from filemill_workers.file_processor.executor import Executor, FinishedRecord
 from filemill_workers.file_processor.membership import QUIET, REJOIN_POLICY, run_memberships
-from filemill_workers.file_processor.reporter import Reporter
+from filemill_workers.file_processor.reporter import ConsumerReporter
 
 log = structlog.get_logger("processor")
 
@@ -54,7 +54,7 @@ class ShareProcessor:
         executor: Executor,
         options: ShareOptions,
         *,
-        reporter: Reporter | None = None,
+        reporter: ConsumerReporter | None = None,
         backpressure_reason: Callable[[], str | None] = lambda: None,
         probe: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
