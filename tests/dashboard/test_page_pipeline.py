@@ -240,7 +240,10 @@ def test_the_page_works_and_shows_a_banner_while_postgres_is_unreachable(
         ({"kafka_broker": "127.0.0.1:{port}"}, "Kafka is unreachable"),
         ({"s3_endpoint": "http://127.0.0.1:{port}"}, "S3 is unreachable"),
         ({"s3_bucket": "no-such-bucket"}, "S3 has no bucket no-such-bucket"),
-        ({"topic_create": "no.such.topic"}, "Kafka is missing the topics no.such.topic"),
+        (
+            {"topic_create": "no.such.topic"},
+            "Kafka is missing the topics no.such.topic, no.such.topic.jobs, no.such.topic.urgent, no.such.topic.bulk",
+        ),
     ],
 )
 def test_a_server_that_is_unreachable_or_not_set_up_has_one_banner(

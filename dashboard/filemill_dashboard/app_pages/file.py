@@ -15,6 +15,7 @@ from filemill_dashboard.components.file_actions import file_actions, last_outcom
 from filemill_dashboard.components.file_details import file_facts, gone_notice
 from filemill_dashboard.components.file_header import file_header
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
+from filemill_dashboard.components.job_details import job_details
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.components.record_details import links_of_file
@@ -63,6 +64,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         with st.container(key="left"):
             _deliveries(story, stale=stale)
             event_timeline("timeline", timeline_entries(story), title="Timeline", stale=stale)
+            job_details(data, file_id)
             _preview(data, story.file)
         with st.container(key="right"):
             facts("details", file_facts(story.file), title="Details", stale=stale)

@@ -11,8 +11,10 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
 from filemill_dashboard.components.file_actions import PERMISSIONS, act_on_files
 from filemill_dashboard.components.file_details import file_details
-from filemill_dashboard.components.file_form import created_file, file_form
+from filemill_dashboard.components.file_form import created_file, file_form, note_created
 from filemill_dashboard.components.file_table import file_table
+from filemill_dashboard.components.job_dialog import job_button, job_dialog
+from filemill_dashboard.components.queue_filter import queue_filter
 from filemill_dashboard.components.status_tiles import status_tiles
 from filemill_dashboard.components.view_url import search_box, update_view
 from filemill_dashboard.state import page_data
@@ -37,15 +39,16 @@ def _read(data: PageData, query: FileQuery) -> CachedValue[FilePage]:
         return data.files(query)
     except InvalidCursor:  # an edited URL: show the newest files instead of an error
         update_view()
-        return data.files(FileQuery(query.status, query.search, oldest_first=query.oldest_first))
+        return data.files(FileQuery(query.status, query.search, oldest_first=query.oldest_first, queue=query.queue))
 
 
 def _empty(query: FileQuery, reading: CachedValue[FilePage]) -> tuple[str, str]:
     if reading.value is None:
         return "No data yet", "The list appears when the database responds."
-    if query.search or query.status:
+    if query.search or query.status or query.queue:
         filters = [f"status {query.status}"] if query.status else []
         filters += [f"“{query.search}” in the title"] if query.search else []
+        filters += [f"queue {query.queue}"] if query.queue else []
         return "No matching files", f"Filter: {', '.join(filters)}. Remove the filter to see all files."
     return "No files yet", "Enter a title above and click Create file."
 
@@ -71,10 +74,13 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         with st.container(key="tile-row"):
             tiles = st.container()
         search = search_box("Search", "Search titles, or #id", "q", live=SEARCH_LIVE, width=SEARCH_PIXELS)
+        queue = queue_filter(data)
+        job_button()
         with tiles:
             _tiles(data, snapshot, status, search)
         bulk_menu(FileSelection(status, search))
-    query = FileQuery(status, search, st.query_params.get("cursor") or None, st.query_params.get("sort") == OLDEST)
+    cursor = st.query_params.get("cursor") or None
+    query = FileQuery(status, search, cursor, st.query_params.get("sort") == OLDEST, queue=queue)
     reading = _read(data, query)
     if reading.value is not None and reading.value.previous is None and query.cursor:
         update_view()  # back on the first page: without a cursor it keeps showing the newest files
@@ -122,7 +128,17 @@ def _opened() -> int | None:
 page_shell.render_page(
     "Files", _list, above=lambda: file_form(show_newest=lambda: update_view(status="", q="", sort=""))
 )
-if (file_id := _opened()) is not None:
+
+
+def _show_created(file_id: int | None) -> None:
+    if file_id is not None:
+        note_created(file_id)
+    update_view(status="", q="", sort="", queue="")
+
+
+if job_dialog(page_data.current(), _show_created):
+    pass
+elif (file_id := _opened()) is not None:
     file_details(page_data.current(), file_id, on_close=_close)
 else:
     bulk_dialog(page_data.current())

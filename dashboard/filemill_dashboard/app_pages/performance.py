@@ -22,6 +22,8 @@ from filemill_dashboard.views.plurals import counted
 
 PERIODS = {"5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 ERROR_RATE_ALARM = 0.05
+# The key of the files that have no handler and no queue of their own.
+PLAIN_JOB = "text / default"
 STAGES: dict[str, Stage] = {"End to end": "whole", "Waiting": "wait", "Processing": "processing"}
 
 
@@ -47,6 +49,9 @@ def _performance(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     with st.container(key="columns-2", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _shares("by-worker", "Worker", performance.workers if performance else [], stage, stale=stale)
+            jobs = performance.jobs if performance else []
+            if [share.key for share in jobs] != [PLAIN_JOB]:
+                _shares("by-job", "Handler and queue", jobs, stage, stale=stale)
             _shares("by-partition", "Partition", performance.partitions if performance else [], stage, stale=stale)
         with st.container(key="right"):
             ledger = data.ledger()
@@ -164,7 +169,7 @@ def _shares(key: str, grouping: str, shares: list[PerformanceRow], stage: Stage,
 def _name(grouping: str, share: PerformanceRow) -> str:
     if share.key is None:
         return "foreign service" if grouping == "Worker" else "unknown"
-    return str(share.key) if grouping == "Worker" else f"P{share.key}"
+    return f"P{share.key}" if grouping == "Partition" else str(share.key)
 
 
 def _ledger(ledger: Ledger | None, *, stale: bool) -> None:

@@ -17,6 +17,7 @@ from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.offset_dialog import offset_dialog, reset_button
 from filemill_dashboard.components.outbox_chart import outbox_chart
+from filemill_dashboard.components.queue_table import queue_table
 from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
 from filemill_dashboard.components.role_facts import role_facts
@@ -58,6 +59,7 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     if lost:
         resubmit_button(data, lost)
     show_notices("advice", _advice(data, overview, known, visibility) if overview and not stale else [])
+    _queues(data)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             _lag(data, overview, dimmed=dimmed)
@@ -87,6 +89,13 @@ def _known_group(data: PageData, overview: Overview | None, visibility: Visibili
     states = {worker.id: visibility.worker_state(worker, processes.get(worker.id)) for worker in workers}
     quiet = {worker.id for worker in workers if worker.vitals is not None and worker.vitals.quiet}
     return view_group(overview.group, states, quiet)
+
+
+def _queues(data: PageData) -> None:
+    if len(data.services.settings.all_queues) > 1:
+        reading = data.queues()
+        page_shell.section_heading("Queues")
+        queue_table(reading.value, stale=reading.error is not None)
 
 
 def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> None:

@@ -21,6 +21,7 @@ from filemill_dashboard.components.confirmation import confirmation
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.filter_tiles import Tile, filter_tiles
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
+from filemill_dashboard.components.handler_table import handler_table
 from filemill_dashboard.components.menu import close_menu, menu
 from filemill_dashboard.components.notices import Notice, show_inline_notice
 from filemill_dashboard.components.timeline import event_timeline
@@ -155,6 +156,8 @@ def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     if selected is not None:
         state = visibility.worker_state(selected, processes.get(selected.id))
         _details(data, selected, state, _member_ids(snapshot.value, selected.id))
+    handlers = data.handlers()
+    handler_table(handlers.value, stale=handlers.error is not None)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 

@@ -68,6 +68,12 @@ def created_file() -> int | None:
     return file_id
 
 
+def note_created(file_id: int) -> None:
+    """Note the file that this viewer created last, so that the list shows it."""
+    st.session_state.update({_FILE_ID: file_id, "q": ""})
+    st.session_state[_OUTCOME] = Notice("good", f"File #{file_id} created")
+
+
 def _key() -> str:
     """Return the idempotency key of the current input. It is kept until the request is accepted or edited."""
     key: str = st.session_state.setdefault(_KEY, secrets.token_hex(16))

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from filemill.domain.permissions import Permission
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import Forbidden, Unavailable
 from filemill.queries.overview import Overview
 from filemill.services.offset_reset import (
@@ -63,12 +64,13 @@ def offset_dialog(data: PageData) -> None:
         st.session_state.pop(_REQUESTED, None)
 
     def body() -> None:
+        queue = _queue(data)
         target, problem = _target()
-        if target != state.get("target"):
+        if (queue, target) != (state.get("queue"), state.get("target")):
             state.clear()  # the preview was for another target
         if st.button("Preview", key="offsets-preview", disabled=target is None) and target is not None:
-            found, problem = _plan(data, target)
-            state.update(target=target, plan=found)
+            found, problem = _plan(data, queue, target)
+            state.update(queue=queue, target=target, plan=found)
         notice_area = st.container()
         plan: ResetPlan | None = state.get("plan")
         then: UnfinishedPolicy = "resubmit"
@@ -82,7 +84,7 @@ def offset_dialog(data: PageData) -> None:
             can = plan is not None and plan.why_not is None and bool(plan.offsets)
             pressed = st.button(_label(plan, then), key="offsets-go", type="primary", disabled=not can)
             if pressed and plan is not None and target is not None:
-                problem = _start(data, plan, target, then)
+                problem = _start(data, queue, plan, target, then)
                 if problem is None:
                     close()
                     st.rerun()
@@ -118,9 +120,18 @@ def _target() -> tuple[ResetTarget | None, str | None]:
     return ResetTarget("latest" if kind == "Latest" else "earliest"), None
 
 
-def _plan(data: PageData, target: ResetTarget) -> tuple[ResetPlan | None, str | None]:
+def _queue(data: PageData) -> str:
+    """The queue whose offsets are reset; without a control if there is only one."""
+    queues = list(data.services.settings.all_queues)
+    if len(queues) == 1:
+        return queues[0]
+    chosen = st.segmented_control("Queue", queues, default=DEFAULT_QUEUE, required=True, key="offsets-queue")
+    return str(chosen or DEFAULT_QUEUE)
+
+
+def _plan(data: PageData, queue: str, target: ResetTarget) -> tuple[ResetPlan | None, str | None]:
     try:
-        return data.services.offset_reset.plan(target), None
+        return data.services.offset_reset(queue).plan(target), None
     except (Unavailable, InvalidTarget) as error:
         return None, str(error)
 
@@ -166,7 +177,7 @@ def _label(plan: ResetPlan | None, then: UnfinishedPolicy) -> str:
     return f"{moves}, {then} {len(plan.skipped):,}" if plan.skipped else moves
 
 
-def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: UnfinishedPolicy) -> str | None:
+def _start(data: PageData, queue: str, plan: ResetPlan, target: ResetTarget, then: UnfinishedPolicy) -> str | None:
     """Start a job that resets the offsets. Return the reason if it cannot start."""
     principal = page_principal()  # a job has no viewer
 
@@ -175,13 +186,14 @@ def _start(data: PageData, plan: ResetPlan, target: ResetTarget, then: Unfinishe
             job.done += files  # not `advance`: a stop between cancel and resubmit would leave some files cancelled
 
         try:
-            data.services.offset_reset.apply(plan, target, then, principal, count)
+            data.services.offset_reset(queue).apply(plan, target, then, principal, count)
         except (CannotReset, Forbidden) as refused:
             job.error = str(refused)
 
     steps = len(plan.skipped) * (2 if then == "resubmit" else 1)
     try:
-        data.jobs.start(f"Reset offsets to {target}", steps or None, work)
+        of_queue = "" if queue == DEFAULT_QUEUE else f" of {queue}"
+        data.jobs.start(f"Reset offsets{of_queue} to {target}", steps or None, work)
     except JobRunning as busy:
         return str(busy)
     return None

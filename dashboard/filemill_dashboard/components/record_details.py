@@ -33,9 +33,9 @@ def links_of_file(data: PageData, row: FileRow) -> None:
     if row.partition is None and letter is None:
         return
     with st.container(key="file-links", horizontal=True):
-        if row.partition is not None and row.offset is not None:
-            topic, place = data.services.settings.topic_create, f"{row.partition}:{row.offset}"
-            link_to_record("Its record on Kafka", topic, place)
+        queue = data.services.settings.all_queues.get(row.queue)
+        if queue is not None and row.partition is not None and row.offset is not None:
+            link_to_record("Its record on Kafka", queue.topic, f"{row.partition}:{row.offset}")
         if letter is not None:
             page_shell.page_link("letters", "Its dead letter", view="All", place=letter.place)
 

@@ -19,7 +19,15 @@ from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN,
 from filemill.domain.integrity import ObjectMismatch
 from filemill.domain.messages import valid_traceparent
 from filemill.errors import Unavailable
-from filemill.queries.files import FILES_CURSOR, LIMIT_DEFAULT, LIMIT_MAX, get_file, list_files
+from filemill.queries.files import (
+    FILES_CURSOR,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    FileDetails,
+    file_details,
+    get_file,
+    list_files,
+)
 from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.body import read_new_file
 from filemill_dashboard.rest.errors import (
@@ -30,6 +38,7 @@ from filemill_dashboard.rest.errors import (
     json_response,
 )
 from filemill_dashboard.rest.export import add_export
+from filemill_dashboard.rest.handlers import add_handlers_of_workers
 from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
@@ -72,6 +81,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     threads = RequestThreads(services.settings)
     add_export(app, services)
     _add_files(app, services, threads)
+    add_handlers_of_workers(app, services, threads)
     add_operations(app, services, threads)
     add_offsets(app, services, threads)
     add_notebook(app, services, threads)
@@ -146,9 +156,13 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         headers = {"Location": f"/api/files/{row.id}"}
         return json_response(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
 
-    @app.get("/api/files/{id}", responses=responses(200, FileRow, 404, 422, 503), summary="Get a file")
+    @app.get("/api/files/{id}", responses=responses(200, FileDetails, 404, 422, 503), summary="Get a file")
     async def one(file_id: FileIdPath) -> Response:
-        return json_response(await threads.run(lambda: find(file_id)))
+        def details() -> FileDetails:
+            with services.connect() as connection:
+                return file_details(connection, find(file_id))
+
+        return json_response(await threads.run(details))
 
     @app.get(
         "/api/files/{id}/download",

@@ -7,7 +7,9 @@ import msgspec
 from fastapi import Request
 
 from filemill.domain.files import NewFile, new_file
+from filemill.domain.handlers import TEXT_HANDLER, check_inputs
 from filemill.errors import InvalidRequest
+from filemill.services.job_requests import encode_parameters
 from filemill_dashboard.rest.errors import ApiError
 
 T = TypeVar("T")
@@ -30,7 +32,25 @@ async def read_new_file(request: Request) -> NewFile:
         raise InvalidRequest("title", "must be a string")
     if not isinstance(description, str | None):
         raise InvalidRequest("description", "must be a string or null")
-    return new_file(title, description or "")
+    return with_job(new_file(title, description or ""), document)
+
+
+def with_job(file: NewFile, document: dict[str, Any]) -> NewFile:
+    """The request with the optional fields of a job; null means absent. Raises InvalidRequest."""
+    handler, queue, inputs = (document.get(name) for name in ("handler", "queue", "inputs"))
+    for name, value in (("handler", handler), ("queue", queue)):
+        if not isinstance(value, str | None) or value == "":
+            raise InvalidRequest(name, "must be a name or null")
+    if inputs is not None and not (isinstance(inputs, dict) and all(isinstance(key, str) for key in inputs.values())):
+        raise InvalidRequest("inputs", "must be an object of names and keys, or null")
+    parameters = document.get("parameters")
+    return msgspec.structs.replace(
+        file,
+        handler=handler or TEXT_HANDLER,
+        parameters=None if parameters is None else encode_parameters(parameters),
+        inputs=check_inputs(inputs or {}),
+        queue=queue,
+    )
 
 
 async def read_json(request: Request) -> Any:  # noqa: ANN401 - any document

@@ -1,4 +1,4 @@
-"""REST: reset the offsets of the processors' consumer group, with a dry run that shows what is skipped and repeated."""
+"""REST: reset the offsets of a queue's consumer group, with a dry run that shows what is skipped and repeated."""
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
@@ -29,7 +29,7 @@ def add_offsets(app: FastAPI, services: Services, threads: RequestThreads) -> No
         wanted = await read_record(request, OffsetResetRequest)
 
         def work() -> OffsetResetResult:
-            offset_reset = services.offset_reset
+            offset_reset = services.offset_reset(wanted.queue)
             try:
                 plan = offset_reset.plan(wanted.target)
                 moves = [PartitionMove.of(move) for move in plan.moves]

@@ -38,6 +38,8 @@ ENDPOINTS: dict[tuple[str, str], Permission | None] = {
     ("POST", "/api/files/{id}/cancel"): Permission.CANCEL_FILES,
     ("GET", "/api/dead-letters"): Permission.READ_DEAD_LETTERS,
     ("POST", "/api/dead-letters/replay"): Permission.REPLAY_DEAD_LETTERS,
+    ("GET", "/api/handlers"): Permission.VIEW,
+    ("GET", "/api/handlers/{name}"): Permission.VIEW,
     ("GET", "/api/workers"): Permission.VIEW,
     ("POST", "/api/workers/{id}/quiet"): Permission.COMMAND_WORKERS,
     ("POST", "/api/workers/{id}/resume"): Permission.COMMAND_WORKERS,

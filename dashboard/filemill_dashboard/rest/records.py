@@ -11,6 +11,7 @@ import msgspec
 from filemill.domain.dead_letters import PLACE, DeadLetterFacts
 from filemill.domain.file_actions import ActionResult, FileSelection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
+from filemill.queries.handlers import HandlerView
 from filemill.queries.workers import WorkerView
 from filemill.services.offset_reset import PartitionReset, ResetTarget, UnfinishedPolicy
 
@@ -116,6 +117,12 @@ class WorkerList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
+class HandlerList(msgspec.Struct, frozen=True):
+    """The handlers of the running workers, by name."""
+
+    items: list[HandlerView]
+
+
 class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to reset the offsets to, and what to do with unfinished requests that this skips.
 
@@ -127,6 +134,7 @@ class OffsetResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     by: Annotated[int, msgspec.Meta(ge=-FILE_ID_MAX, le=FILE_ID_MAX)] = 0
     unfinished: UnfinishedPolicy = "resubmit"
     dry_run: bool = True
+    queue: Annotated[str, msgspec.Meta(max_length=40)] = "default"
 
     @property
     def target(self) -> ResetTarget:

@@ -9,12 +9,16 @@ from fastapi import FastAPI
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, has_visible_character
+from filemill.domain.handlers import INPUTS_MAX
+from filemill.queries.files import FileDetails
+from filemill.queries.handlers import HandlerView
 from filemill.queries.overview import Overview
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (
     BulkResult,
     DeadLetterList,
     FileSelector,
+    HandlerList,
     OffsetResetRequest,
     OffsetResetResult,
     ReplayRequest,
@@ -25,6 +29,9 @@ from filemill_dashboard.rest.records import (
 
 _RECORDS: list[type] = [
     FileRow,
+    FileDetails,
+    HandlerList,
+    HandlerView,
     ErrorBody,
     Overview,
     FileSelector,
@@ -44,6 +51,7 @@ _PUBLISHED_NAMES = {
     "DeadLetterItem": "Letter",
     "DeadLetterList": "LetterList",
     "FileSelector": "Which",
+    "HandlerView": "Handler",
     "OffsetResetRequest": "OffsetOrder",
     "OffsetResetResult": "OffsetsMoved",
     "RecreatedTopic": "Recreated",
@@ -134,10 +142,28 @@ def _new_file() -> dict[str, Any]:
         "pattern": "^[^\\u0000]*$",
         "description": f"At most {DESCRIPTION_MAX_BYTES} bytes of UTF-8, no NUL",
     }
+    name = {"type": ["string", "null"], "minLength": 1, "maxLength": 64, "pattern": "^[a-z][a-z0-9_-]*$"}
+    parameters = {
+        "type": ["object", "null"],
+        "description": "What the handler needs, as its schema says; at most 256 KiB as JSON",
+    }
+    inputs = {
+        "type": ["object", "null"],
+        "maxProperties": INPUTS_MAX,
+        "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 1024},
+        "description": "Keys of objects in the bucket, by the names that the handler knows them by",
+    }
     return {
         "type": "object",
         "required": ["title"],
-        "properties": {"title": title, "description": description},
+        "properties": {
+            "title": title,
+            "description": description,
+            "handler": {**name, "description": "Name of the handler, see `/api/handlers`; default: text"},
+            "parameters": parameters,
+            "queue": {**name, "description": "Name of the queue; default: the queue of the handler"},
+            "inputs": inputs,
+        },
     }
 
 

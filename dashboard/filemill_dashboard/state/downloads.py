@@ -1,6 +1,7 @@
 """Downloads and previews of objects in the bucket, checked against the file's row."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import structlog
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
+from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.errors import NotFound
 from filemill_dashboard.state.services import Services
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("rest")
 
+_MEDIA_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+(; ?charset=[A-Za-z0-9-]+)?")
 CHUNK_BYTES = 64 * 1024
 PREVIEW_BYTES = 4096
 # Up to this size, an object is read and checked as a whole before its first byte is sent or shown.
@@ -51,13 +54,21 @@ def open_download(services: Services, file: FileRow, key: str) -> Download | Non
         return None
     headers = {
         "Content-Length": str(found["ContentLength"]),
-        # Whatever type the object has, a browser saves it as text and runs nothing.
-        "Content-Type": CONTENT_TYPE,
+        "Content-Type": content_type(file),
         "Content-Disposition": attachment(key),
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }
     return Download(headers, chunks)
+
+
+def content_type(file: FileRow) -> str:
+    """The type of a file's object: the one that its handler declared, or the text of the reference design.
+
+    Whatever it is, a browser saves the object as an attachment and runs nothing.
+    """
+    declared = file.content_type if file.handler != TEXT_HANDLER else None
+    return declared if declared is not None and _MEDIA_TYPE.fullmatch(declared) else CONTENT_TYPE
 
 
 @dataclass(frozen=True)

@@ -18,25 +18,31 @@ import sqlalchemy as sa
 
 from filemill.adapters.kafka.topic_browser import BrowseQuery, BrowseResult, browse
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.config.settings import Settings
 from filemill.domain.dead_letters import DeadLetter
 from filemill.domain.files import Status
-from filemill.domain.worker_events import WorkerCondition, WorkerEvent
+from filemill.domain.queues import Queue
+from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import (
     LIMIT_DEFAULT,
+    FileDetails,
     FilePage,
     StatusCounts,
     count_statuses_matching,
+    file_details,
     get_file,
     list_files,
 )
 from filemill.queries.group import LagHistory, lag_history
+from filemill.queries.handlers import HandlerView, live_handlers
 from filemill.queries.history import AuditEntry, OwnershipHistory, audit_entries, ownership, stack_audit_entries
 from filemill.queries.outbox import OutboxHistory, outbox_history
 from filemill.queries.overview import Overview, overview
 from filemill.queries.performance import Ledger, Performance, ledger, performance
+from filemill.queries.queues import QueueState, queue_states
 from filemill.queries.workers import (
     FileInProgress,
     WorkerQuery,
@@ -92,6 +98,7 @@ class FileQuery:
     cursor: str | None = None
     oldest_first: bool = False
     limit: int = LIMIT_DEFAULT
+    queue: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,19 @@ def _worker_page(connection: sa.Connection, query: WorkerQuery) -> WorkerPage:
     return WorkerPage(list_workers(connection, query), count_workers(connection, query))
 
 
+def _job(connection: sa.Connection, file_id: int) -> FileDetails | None:
+    row = get_file(connection, file_id)
+    return None if row is None else file_details(connection, row)
+
+
+def _queues_of(settings: Settings) -> list[Queue]:
+    """The queues with the groups that their processors join."""
+    return [
+        msgspec.structs.replace(queue, group=settings.of_queue(queue.name).group_id)
+        for queue in settings.all_queues.values()
+    ]
+
+
 class PageData:
     """The cached data of one process. Any thread."""
 
@@ -170,6 +190,13 @@ class PageData:
         self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
+        self._job: KeyedCache[int, FileDetails | None] = self._cached_query(_job)
+        self._handlers: KeyedCache[str, list[HandlerView]] = self._cached_query(
+            lambda connection, _key: live_handlers(connection)
+        )
+        self._queues: KeyedCache[str, list[QueueState]] = self._cached_query(
+            lambda connection, _key: queue_states(connection, _queues_of(services.settings), DEAD_AFTER_SECONDS)
+        )
         self._workers: KeyedCache[WorkerQuery, WorkerPage] = self._cached_query(_worker_page)
         self._worker_files = self._cached_query(worker_files)
         self._worker_events = self._cached_query(worker_events)
@@ -245,6 +272,18 @@ class PageData:
     def file(self, file_id: int) -> CachedValue[FileRow | None]:
         """The row of a file; the value is None if there is none."""
         return self._file.get(file_id)
+
+    def job(self, file_id: int) -> CachedValue[FileDetails | None]:
+        """A file with the parameters and inputs of its request; the value is None if there is none."""
+        return self._job.get(file_id)
+
+    def handlers(self) -> CachedValue[list[HandlerView]]:
+        """The handlers of the running workers."""
+        return self._handlers.get("")
+
+    def queues(self) -> CachedValue[list[QueueState]]:
+        """The queues with their backlogs."""
+        return self._queues.get("")
 
     def file_timeline(self, file_id: int) -> CachedValue[FileTimeline]:
         """Everything that is stored about a file."""
@@ -372,6 +411,7 @@ class PageData:
             self._matching_counts,
             self._file,
             self._file_timeline,
+            self._job,
             self._dead_letters,
         ):
             cached.invalidate()
@@ -446,6 +486,7 @@ class PageData:
                 connection,
                 status=query.status,
                 search=query.search,
+                queue=query.queue,
                 cursor=query.cursor,
                 limit=query.limit,
                 excerpts=True,

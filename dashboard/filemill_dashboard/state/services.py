@@ -35,10 +35,15 @@ HEALTH_CHECK_SECONDS = 2.0
 
 
 class Relay(Protocol):
-    """The outbox relay as this process uses it; `filemill_workers.outbox_relay.OutboxRelay` implements it."""
+    """The outbox relay as this process uses it; `filemill_workers.outbox_relay.QueueRelays` implements it."""
 
-    state: RelayState
-    problem: str | None
+    @property
+    def state(self) -> RelayState:
+        """Active, standby, or waiting for something."""
+
+    @property
+    def problem(self) -> str | None:
+        """What it waits for; None unless it waits."""
 
     def run(self, stop: threading.Event) -> None:
         """Publish requests until `stop` is set."""
@@ -80,7 +85,7 @@ class Services:
     @cached_property
     def submissions(self) -> Submissions:
         """Accepts requests, and wakes the relay of this process."""
-        return Submissions(self._engine, self._wake_relay)
+        return Submissions(self._engine, self._wake_relay, list(self.settings.all_queues))
 
     @cached_property
     def operations(self) -> Operations:
@@ -94,10 +99,11 @@ class Services:
         """The sessions of people with accounts."""
         return Sessions(self._engine)
 
-    @cached_property
-    def offset_reset(self) -> OffsetReset:
-        """Reset the offsets of the processors' group."""
-        return bootstrap.offset_reset(self.settings, self._engine, admin=self.kafka, file_operations=self.operations)
+    def offset_reset(self, queue: str) -> OffsetReset:
+        """Reset the offsets of a queue's group. Raises InvalidRequest if there is no such queue."""
+        return bootstrap.offset_reset(
+            self.settings, self._engine, queue=queue, admin=self.kafka, file_operations=self.operations
+        )
 
     @cached_property
     def dead_letters(self) -> DeadLetterIndex:

@@ -1,0 +1,51 @@
+"""The part of a file's page about its job: progress, parameters, and the limits of the handler."""
+
+import json
+
+import streamlit as st
+
+from filemill.domain.files import Status
+from filemill.domain.handlers import TEXT_HANDLER
+from filemill.queries.files import FileDetails
+from filemill.queries.handlers import HandlerView
+from filemill_dashboard.components.facts import Fact, facts
+from filemill_dashboard.components.preview import preview
+from filemill_dashboard.state.page_data import PageData
+
+
+def job_details(data: PageData, file_id: int) -> None:
+    """Draw progress, parameters and limits. Nothing is drawn for a plain text file of the queue `default`."""
+    reading = data.job(file_id)
+    file, stale = reading.value, reading.error is not None
+    if file is None or (file.handler == TEXT_HANDLER and file.queue == "default" and not file.parameters):
+        return
+    handlers = data.handlers().value or []
+    handler = next((one for one in handlers if one.name == file.handler), None)
+    if file.status is Status.PROCESSING and file.fraction is not None:
+        # Streamlit reads the text as Markdown; a handler chose it.
+        st.progress(min(1.0, max(0.0, file.fraction)), text=f"{100 * file.fraction:.0f} %")
+    facts("job-facts", _facts(file, handler), title="Job", stale=stale)
+    if file.parameters is not None:
+        text = json.dumps(file.parameters, indent=2, ensure_ascii=False)
+        preview("parameters", text, title="Parameters", note=f"{len(text.encode()):,} bytes")
+
+
+def _facts(file: FileDetails, handler: HandlerView | None) -> list[Fact]:
+    lines = [Fact("Handler", file.handler, mono=True), Fact("Queue", file.queue, mono=True)]
+    if file.status is Status.PROCESSING and file.message:
+        lines.append(Fact("Progress", file.message))
+    if file.inputs:
+        lines += [Fact(f"Input {name}", key, mono=True) for name, key in file.inputs.items()]
+    if file.content_type:
+        lines.append(Fact("Content type", file.content_type, mono=True))
+    if handler is None:
+        lines.append(Fact("Limits", "no running worker has this handler", tone="warn"))
+        return lines
+    limits = [
+        ("deadline", None if handler.timeout is None else f"{handler.timeout:g} s"),
+        ("memory", None if handler.memory is None else f"{handler.memory / 2**20:,.0f} MiB"),
+        ("attempts", None if handler.attempts is None else str(handler.attempts)),
+        ("at once in a processor", None if handler.max_concurrency is None else str(handler.max_concurrency)),
+    ]
+    lines += [Fact(f"Limit: {name}", value) for name, value in limits if value is not None]
+    return lines

@@ -1,0 +1,122 @@
+"""Handlers and queues on the pages: the dialog of a new job, the file's page, Pipeline, Workers and Performance."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from filemill.adapters.postgres.outbox import insert_many
+from filemill.adapters.postgres.tables import File
+from filemill.config.settings import Settings
+from filemill.domain.files import NewFile
+from tests.dashboard.conftest import OpenPage, Page
+from tests.integration.announcements import INVOICE, announce
+
+PARAMETERS = {"number": "AB-7", "lines": [{"text": "Work <b>", "price": 1}]}
+# In the future, so that the worker does not count as dead before a busy machine has drawn the page.
+LIVE_AGO = -60.0
+
+
+@pytest.fixture(autouse=True)
+def announced(engine: sa.Engine) -> None:
+    announce(engine, INVOICE, seconds_ago=LIVE_AGO)
+
+
+def insert(engine: sa.Engine, *files: NewFile) -> list[int]:
+    with engine.begin() as connection:
+        return insert_many(connection, files)
+
+
+def invoice(queue: str = "jobs") -> NewFile:
+    return NewFile("Invoice", "", "invoice", json.dumps(PARAMETERS), queue=queue)
+
+
+def facts_of(page: Page, key: str) -> dict[str, Any]:
+    return {line["name"]: line["value"] for line in page.shown("facts", key)["facts"]}
+
+
+def update(engine: sa.Engine, ids: list[int], **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).where(File.id.in_(ids)).values(**values))
+
+
+def test_pipeline_shows_the_backlog_of_each_queue(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    insert(engine, *[NewFile("urgent", queue="urgent")] * 2, NewFile("plain"))
+    rows = {row["key"]: row["cells"] for row in open_page(settings, "pipeline").shown("grid", "queues")["rows"]}
+    assert list(rows) == ["default", "jobs", "urgent", "bulk"]
+    assert {name: cells["outbox"] for name, cells in rows.items()} == {"default": 1, "jobs": 0, "urgent": 2, "bulk": 0}
+    assert rows["urgent"]["topic"] == settings.all_queues["urgent"].topic
+    assert rows["urgent"]["backlog"] is None, "it was not sampled, so it is unknown"
+
+
+def test_workers_shows_handlers_and_flags_a_mix_of_versions(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    page = open_page(settings, "workers")
+    rows = {row["key"]: row["cells"] for row in page.shown("grid", "handlers")["rows"]}
+    assert (rows["invoice"]["versions"], rows["invoice"]["workers"], rows["invoice"]["most"]) == (["2"], 1, 2)
+    assert page.notices("handler-mix") == []
+    older = msgspec.structs.replace(INVOICE, version="1")
+    announce(engine, older, worker="worker-0", seconds_ago=LIVE_AGO + 30)
+    (notice,) = open_page(settings, "workers").notices("handler-mix")
+    assert "invoice" in notice["title"]
+    assert "2 (1 worker), 1 (1 worker)" in notice["text"]
+
+
+def test_a_files_page_shows_parameters_progress_and_limits(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    (file_id,) = insert(engine, invoice())
+    update(engine, [file_id], status="processing", fraction=0.4, message="page 3 of <b>8</b>", started_at=sa.func.now())
+    page = open_page(settings, "file", id=str(file_id))
+    facts = facts_of(page, "job-facts")
+    assert (facts["Handler"], facts["Queue"], facts["Progress"]) == ("invoice", "jobs", "page 3 of <b>8</b>")
+    assert (facts["Limit: deadline"], facts["Limit: at once in a processor"]) == ("120 s", "2")
+    assert json.loads(page.shown("preview", "parameters")["text"]) == PARAMETERS
+    (plain,) = insert(engine, NewFile("A text"))
+    with pytest.raises(AssertionError, match="no facts 'job-facts'"):
+        facts_of(open_page(settings, "file", id=str(plain)), "job-facts")
+
+
+def test_files_are_filtered_by_queue(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    urgent, _, plain = insert(engine, NewFile("u", queue="urgent"), NewFile("b", queue="bulk"), NewFile("p"))
+    for queue, expected in (("urgent", urgent), ("default", plain)):
+        assert [row["id"] for row in open_page(settings, queue=queue).rows()] == [expected]
+    assert len(open_page(settings).rows()) == 3
+
+
+def test_performance_is_divided_by_handler_and_queue(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    ids = insert(engine, invoice("urgent"), NewFile("A text"))
+    now = datetime.now(UTC)
+    update(engine, ids, status="completed", started_at=now - timedelta(seconds=1), finished_at=now, worker_id="w")
+    rows = open_page(settings, "performance").shown("grid", "by-job")["rows"]
+    assert [(row["key"], row["cells"]["files"]) for row in rows] == [("invoice / urgent", 1), ("text / default", 1)]
+
+
+def test_a_job_is_created_by_the_form_of_its_schema(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
+    page = open_page(settings)
+    page.press("New job …")
+    page.run()
+    page.app.text_input(key="job-title").set_value("Invoice 7")
+    page.app.text_input(key="job-invoice-number").set_value("AB-7")
+    page.press("Create job")
+    page.run()
+    (notice,) = page.notices("job-problem")
+    assert "$.parameters.lines" in notice["text"], "the grid of lines is empty"
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(File)).scalar() == 0
+    page.app.selectbox(key="job-handler").set_value("text")
+    page.app.selectbox(key="job-queue").set_value("urgent")
+    page.run()
+    page.app.text_input(key="job-title").set_value("A text")
+    page.press("Create job")
+    page.run()
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(File.title, File.handler, File.queue, File.parameters)).all()
+    assert rows == [("A text", "text", "urgent", None)]
+    assert [row["title"] for row in page.run().rows()] == ["A text"]
