@@ -40,6 +40,7 @@ WITHOUT_PRINCIPAL = {
     "foreign_results.HashFiller.fill": "a worker",
     "request_losses.find_bounds": "registers topics",
     "request_losses.bounds_of": "registers topics",
+    "request_losses.bounds_of_queues": "registers topics",
     "operations.Operations.gone_requests": "a read, which registers topics",
     "setup.prepare": "needs the credentials of the servers' owners",
 }

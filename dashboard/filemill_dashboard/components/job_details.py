@@ -11,6 +11,7 @@ from filemill.queries.handlers import HandlerView
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.preview import preview
 from filemill_dashboard.state.page_data import PageData
+from filemill_dashboard.views.plurals import counted
 
 
 def job_details(data: PageData, file_id: int) -> None:
@@ -27,7 +28,7 @@ def job_details(data: PageData, file_id: int) -> None:
     facts("job-facts", _facts(file, handler), title="Job", stale=stale)
     if file.parameters is not None:
         text = json.dumps(file.parameters, indent=2, ensure_ascii=False)
-        preview("parameters", text, title="Parameters", note=f"{len(text.encode()):,} bytes")
+        preview("parameters", text, title="Parameters", note=counted(len(text.encode()), "byte"))
 
 
 def _facts(file: FileDetails, handler: HandlerView | None) -> list[Fact]:
