@@ -50,7 +50,8 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
     """The state of the records in progress.
 
     `oldest_seconds`: the age of the oldest one. `retrying`: those that wait for a retry. `idle`: those that only wait,
-    for simulated work, a retry or the record before them. `pending_deliveries`: publications without a delivery report.
+    for simulated work, a retry or the record before them. `pending_deliveries`: publications without a delivery report;
+    executors that share a thread count them at their host.
     """
 
     oldest_seconds: float = 0.0
