@@ -135,10 +135,14 @@ def test_workers_and_their_states_are_shown(page: Page) -> None:
     expect(page.get_by_text("Assigned").first).to_be_visible()
 
 
-def test_opening_a_row_selects_it_and_scrolls_to_its_details(page: Page, browser_settings: Settings) -> None:
+def test_opening_a_row_selects_it_and_shows_it_in_a_drawer(page: Page, browser_settings: Settings) -> None:
     page.set_viewport_size({"width": 1024, "height": 300})
     page.goto(f"/messages?topic={browser_settings.topic_worker_events}")
     first = page.get_by_role("table", name="Messages").get_by_role("row").nth(1)
     first.get_by_role("button").click()
-    expect(page.get_by_text("Key and headers")).to_be_in_viewport()
+    drawer = page.get_by_role("dialog")
+    expect(drawer).to_be_in_viewport()
+    expect(drawer.get_by_text("Key and headers")).to_be_visible()
+    drawer.get_by_text("Key and headers").scroll_into_view_if_needed()
+    expect(drawer.get_by_text("Key and headers")).to_be_in_viewport()
     expect(page.get_by_role("table", name="Messages").locator("tr[aria-current=true]")).to_have_count(1)

@@ -94,6 +94,16 @@ USE_CASES: list[tuple[str, Permission, UseCase]] = [
         lambda _settings, engine, who: dead_letters.replay(engine, [], principal=who, rate=1, dry_run=True),
     ),
     (
+        "dismiss",
+        Permission.DISMISS_DEAD_LETTERS,
+        lambda _settings, engine, who: dead_letters.dismiss(engine, [], principal=who),
+    ),
+    (
+        "restore",
+        Permission.DISMISS_DEAD_LETTERS,
+        lambda _settings, engine, who: dead_letters.restore(engine, [], principal=who),
+    ),
+    (
         "reset",
         Permission.RESET_OFFSETS,
         lambda settings, engine, who: OffsetReset(settings, engine, UNTOUCHED, UNTOUCHED).apply(
