@@ -205,7 +205,7 @@ def test_the_command_resubmits_exactly_the_lost_requests(harness: PipelineHarnes
     home, environment = harness.settings.home, as_environment(harness.settings)
     both = filemill("retry", str(gone[0]), "--lost", home=home, environment=environment)
     assert both.returncode == 2
-    assert "--all STATUS, or --lost" in both.stderr
+    assert "--all STATUS, or --search TEXT, or --lost" in both.stderr
     assert {harness.file(file_id).run for file_id in gone} == {1}
     run = filemill("retry", "--lost", "--json", home=home, environment=environment)
     assert run.returncode == 0, run.stderr
