@@ -99,7 +99,7 @@ def test_performance_is_divided_by_handler_and_queue(
 
 
 def test_a_job_is_created_by_the_form_of_its_schema(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    page = open_page(settings)
+    page = open_page(settings, queue="bulk", q="other")
     page.press("New job …")
     page.run()
     page.app.text_input(key="job-title").set_value("Invoice 7")

@@ -126,7 +126,7 @@ def _opened() -> int | None:
 
 
 page_shell.render_page(
-    "Files", _list, above=lambda: file_form(show_newest=lambda: update_view(status="", q="", sort=""))
+    "Files", _list, above=lambda: file_form(show_newest=lambda: update_view(status="", q="", sort="", queue=""))
 )
 
 

@@ -69,8 +69,8 @@ def created_file() -> int | None:
 
 
 def note_created(file_id: int) -> None:
-    """Note the file that this viewer created last, so that the list shows it."""
-    st.session_state.update({_FILE_ID: file_id, "q": ""})
+    """Note the file that this viewer created last, so that the list marks it."""
+    st.session_state[_FILE_ID] = file_id
     st.session_state[_OUTCOME] = Notice("good", f"File #{file_id} created")
 
 
