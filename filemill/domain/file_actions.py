@@ -38,10 +38,11 @@ _DONE = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction
 
 
 class FileSelection(msgspec.Struct, frozen=True):
-    """All files that match a filter: a status (None: any) and a search in the title."""
+    """All files that match a filter: a status (None: any), a search in the title, and a queue ("": any)."""
 
     status: Status | None = None
     search: str = ""
+    queue: str = ""
 
     def eligible(self, action: FileAction) -> tuple[Status, ...]:
         """The statuses of the selected files that allow the action."""

@@ -207,15 +207,15 @@ def count_statuses_matching(connection: sa.Connection, search: str) -> StatusCou
     return StatusCounts({status: counts.get(status, 0) for status in Status})
 
 
-def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "") -> int:
-    """How many files have one of the statuses and match the search, up to `COUNT_MAX`.
+def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "", queue: str = "") -> int:
+    """How many files of the queue ("": any) have one of the statuses and match the search, up to `COUNT_MAX`.
 
-    Without a search the number is exact: it is the sum of the counts that triggers maintain.
+    Without a search and a queue the number is exact: it is the sum of the counts that triggers maintain.
     """
-    if not search.strip():
+    if not search.strip() and not queue:
         counts = count_statuses(connection).by_status
         return sum(counts[status] for status in statuses)
-    found = _matching(statuses, search)
+    found = _matching(statuses, search, queue)
     if found is None:
         return 0
     some = found.limit(COUNT_MAX).subquery()
@@ -223,10 +223,17 @@ def count_matching(connection: sa.Connection, statuses: Sequence[Status], search
 
 
 def matching_ids(
-    connection: sa.Connection, statuses: Sequence[Status], search: str, *, after: int, upto: int, limit: int
+    connection: sa.Connection,
+    statuses: Sequence[Status],
+    search: str,
+    queue: str = "",
+    *,
+    after: int,
+    upto: int,
+    limit: int,
 ) -> list[int]:
-    """Ids after `after`, up to `upto`, of files that have one of the statuses and match the search; ascending."""
-    found = _matching(statuses, search)
+    """Ids after `after`, up to `upto`, of files of the queue that have one of the statuses and match; ascending."""
+    found = _matching(statuses, search, queue)
     if found is None:
         return []
     query = found.where(File.id > after, File.id <= upto).order_by(File.id).limit(limit)
@@ -234,10 +241,10 @@ def matching_ids(
 
 
 def matching_titles(
-    connection: sa.Connection, statuses: Sequence[Status], search: str, *, upto: int, limit: int
+    connection: sa.Connection, statuses: Sequence[Status], search: str, queue: str = "", *, upto: int, limit: int
 ) -> list[FileTitle]:
-    """The newest files up to the id `upto` that have one of the statuses and match the search."""
-    found = _matching(statuses, search)
+    """The newest files of the queue up to the id `upto` that have one of the statuses and match the search."""
+    found = _matching(statuses, search, queue)
     if found is None:
         return []
     query = found.add_columns(File.title).where(File.id <= upto).order_by(File.id.desc()).limit(limit)
@@ -275,8 +282,8 @@ def newest_id(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.max(File.id))).scalar_one() or 0
 
 
-def _matching(statuses: Sequence[Status], search: str) -> sa.Select[int] | None:
-    wanted = _wanted(None, search.strip())
+def _matching(statuses: Sequence[Status], search: str, queue: str = "") -> sa.Select[int] | None:
+    wanted = _wanted(None, search.strip(), queue)
     if wanted is None:
         return None
     conditions = [_CONDITIONS[name] for name in wanted]
@@ -315,6 +322,8 @@ def _wanted(status: Status | None, search: str, queue: str = "") -> dict[str, An
     """The parameters of the conditions, by their names in `_CONDITIONS`. None: no row can match."""
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
     if queue:
+        if "\0" in queue or not _encodable(queue):
+            return None
         wanted["queue" if queue != DEFAULT_QUEUE else "default_queue"] = queue
     if not search:
         return wanted

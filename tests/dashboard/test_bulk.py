@@ -186,6 +186,27 @@ def test_a_deletion_quotes_its_filter_and_names_the_count_and_the_first_files(
     assert list(statuses(engine)) == [ids[8]]
 
 
+def test_a_bulk_action_and_an_export_keep_to_the_filter_by_queue(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, rest: Rest
+) -> None:
+    with engine.begin() as connection:
+        urgent, bulk, plain = insert_many(
+            connection, [NewFile("u", queue="urgent"), NewFile("b", queue="bulk"), NewFile("p")]
+        )
+    page = open_page(settings, queue="bulk")
+    page.app.button(key="bulk-cancel").click()
+    page.run()
+    facts = {fact["name"]: fact["value"] for fact in page.shown("facts", "bulk-matching")["facts"]}
+    assert (facts["Queue"], facts["Files"]) == ("bulk", f"#{bulk} b")
+    page.app.button(key="bulk-go").click()
+    page.run()
+    assert wait_for(page_data.current().jobs).done == 1
+    assert statuses(engine) == {urgent: "pending", bulk: "cancelled", plain: "pending"}
+    for queue, ids in (("bulk", [bulk]), ("default", [plain]), ("no\0queue", [])):
+        answer = rest.client.get("/api/files/export", params={"format": "ndjson", "queue": queue})
+        assert [json.loads(line)["id"] for line in answer.text.splitlines()] == ids
+
+
 @pytest.fixture
 def rest(settings: Settings) -> Iterator[Rest]:
     with serving(settings) as rest:

@@ -78,7 +78,7 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         job_button()
         with tiles:
             _tiles(data, snapshot, status, search)
-        bulk_menu(FileSelection(status, search))
+        bulk_menu(FileSelection(status, search, queue))
     cursor = st.query_params.get("cursor") or None
     query = FileQuery(status, search, cursor, st.query_params.get("sort") == OLDEST, queue=queue)
     reading = _read(data, query)

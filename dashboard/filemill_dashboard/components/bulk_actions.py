@@ -55,7 +55,7 @@ def bulk_menu(selection: FileSelection) -> None:
                 disabled=bool(reason := _disabled_reason(action, selection)),
                 help=reason or None,
             )
-        filters = {"status": selection.status or "", "search": selection.search}
+        filters = {"status": selection.status or "", "search": selection.search, "queue": selection.queue}
         active = {name: value for name, value in filters.items() if value}
         links(
             "exports",
@@ -95,6 +95,8 @@ def bulk_dialog(data: PageData) -> None:
             Fact("Status", ", ".join(selection.eligible(action)) if selection.status is None else selection.status),
             Fact("Title contains", f"“{selection.search}”" if selection.search else "(any title)"),
         ]
+        if selection.queue:
+            lines.append(Fact("Queue", selection.queue, mono=True))
         if matching.first:
             lines.append(Fact("Files", "\n".join([*map(_titled, matching.first), *_more(matching)])))
         facts("bulk-matching", lines)

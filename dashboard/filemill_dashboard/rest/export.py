@@ -34,8 +34,9 @@ def add_export(app: FastAPI, services: Services) -> None:
         form: Annotated[Literal["csv", "ndjson"], Query(alias="format", description="Format of the export.")] = "csv",
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
+        queue: Annotated[str, Query(description="Only files of this queue.")] = "",
     ) -> StreamingResponse:
-        pages = _pages(services, status, search)
+        pages = _pages(services, status, search, queue)
         first = next(pages)  # before the response starts, so that an unreachable database is a 503
         lines = _csv(first, pages) if form == "csv" else _ndjson(first, pages)
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
@@ -47,11 +48,11 @@ def add_export(app: FastAPI, services: Services) -> None:
         return StreamingResponse(lines, headers=headers, media_type=kind)
 
 
-def _pages(services: Services, status: Status | None, search: str) -> Iterator[list[FileRow]]:
+def _pages(services: Services, status: Status | None, search: str, queue: str) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
         with services.connect() as connection:
-            page = list_files(connection, status=status, search=search, limit=LIMIT_MAX, cursor=cursor)
+            page = list_files(connection, status=status, search=search, queue=queue, limit=LIMIT_MAX, cursor=cursor)
         yield page.items
         cursor = page.older
         if cursor is None:
