@@ -38,13 +38,17 @@ class FormField(msgspec.Struct, frozen=True):
 
 
 def form_fields(schema: Mapping[str, Any]) -> list[FormField] | None:
-    """The fields of an object, in the order of the schema; None: it has to be edited as JSON as a whole."""
+    """The fields of an object, required ones first; None: it has to be edited as JSON as a whole.
+
+    PostgreSQL's jsonb does not keep the order of the schema.
+    """
     root = _resolve(schema, schema)
     properties = root.get("properties")
     if not isinstance(properties, Mapping) or root.keys() & {"oneOf", "anyOf", "allOf", "if"}:
         return None if root.keys() & {"oneOf", "anyOf", "allOf", "if"} or root.get("additionalProperties", True) else []
     required = root.get("required", ())
-    return [_field(name, node, schema, required=name in required) for name, node in properties.items()]
+    fields = [_field(name, node, schema, required=name in required) for name, node in properties.items()]
+    return sorted(fields, key=lambda one: not one.required)
 
 
 def _field(name: str, node: Any, schema: Mapping[str, Any], *, required: bool, nested: bool = False) -> FormField:  # noqa: ANN401
