@@ -261,12 +261,26 @@ def test_the_tiles_count_what_the_search_finds(settings: Settings, engine: sa.En
     assert (counts["All files"], counts["Failed"]) == (3, 2)
 
 
+def test_a_refresh_with_the_url_from_before_a_search_keeps_the_search(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    accept(engine, ["A report", "Something"])
+    page = open_page(settings)
+    page.app.text_input(key="q").input("report")
+    page.run()
+    del page.app.query_params["q"]  # the browser has not received the new URL
+    page.run()
+    assert (page.app.text_input(key="q").value, page.app.query_params["q"]) == ("report", "report")
+    assert [row["title"] for row in page.rows()] == ["A report"]
+
+
 def test_back_restores_the_search_of_the_url(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
     accept(engine, ["A report", "Something"])
     page = open_page(settings)
     page.app.text_input(key="q").input("report")
     page.run()
     assert ([row["title"] for row in page.rows()], page.app.query_params["q"]) == (["A report"], "report")
+    page.run()  # with the new URL: the browser has received it
     del page.app.query_params["q"]  # as the browser's Back does
     page.run()
     assert (page.app.text_input(key="q").value, len(page.rows())) == ("", 2)

@@ -14,9 +14,10 @@ from filemill_dashboard.components.file_details import file_details
 from filemill_dashboard.components.file_form import created_file, file_form, note_created
 from filemill_dashboard.components.file_table import file_table
 from filemill_dashboard.components.job_dialog import job_button, job_dialog
+from filemill_dashboard.components.queue_filter import KEY as QUEUE
 from filemill_dashboard.components.queue_filter import queue_filter
 from filemill_dashboard.components.status_tiles import status_tiles
-from filemill_dashboard.components.view_url import search_box, update_view
+from filemill_dashboard.components.view_url import clear_in_url, search_box, update_view
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import FileQuery, PageData, Snapshot
@@ -109,6 +110,12 @@ def _act(data: PageData, action: FileAction, ids: list[int]) -> None:
         st.session_state[_OUTCOME] = notice
 
 
+def _show_newest() -> None:
+    """Remove all filters, so that the list begins with a new file."""
+    clear_in_url("q", QUEUE)
+    update_view(status="", sort="")
+
+
 def _open(file_id: int) -> None:
     st.query_params["file"] = str(file_id)
     st.session_state["open_dialog"] = True
@@ -125,15 +132,13 @@ def _opened() -> int | None:
         return None
 
 
-page_shell.render_page(
-    "Files", _list, above=lambda: file_form(show_newest=lambda: update_view(status="", q="", sort="", queue=""))
-)
+page_shell.render_page("Files", _list, above=lambda: file_form(show_newest=_show_newest))
 
 
 def _show_created(file_id: int | None) -> None:
     if file_id is not None:
         note_created(file_id)
-    update_view(status="", q="", sort="", queue="")
+    _show_newest()
 
 
 if job_dialog(page_data.current(), _show_created):

@@ -90,7 +90,7 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
             work = create_many(data.services, title, description, count, key, page_principal())
             data.jobs.start(f"Create {counted(count, 'file')}", count, work)
             st.session_state[_KEY] = secrets.token_hex(16)
-            st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, "q": "", _OUTCOME: None})
+            st.session_state.update({TITLE: "", DESCRIPTION: "", COUNT: 1, _OUTCOME: None})
             show_newest()
             return
         row, _ = data.services.submissions.submit_once(new_file(title, description), key, principal=page_principal())
@@ -118,6 +118,6 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     data.invalidate()
     st.session_state[_FILE_ID] = row.id
     st.session_state[_KEY] = secrets.token_hex(16)
-    st.session_state.update({TITLE: "", DESCRIPTION: "", "q": ""})
+    st.session_state.update({TITLE: "", DESCRIPTION: ""})
     show_newest()
     st.session_state[_OUTCOME] = Notice("good", f"File #{row.id} created", row.title)

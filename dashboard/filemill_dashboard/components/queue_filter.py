@@ -2,11 +2,10 @@
 
 import streamlit as st
 
-from filemill_dashboard.components.view_url import update_view
+from filemill_dashboard.components.view_url import store_in_url, url_changed
 from filemill_dashboard.state.page_data import PageData
 
 KEY = "queue"
-_KNOWN = "queue-in-url"
 _ALL = "All queues"
 
 
@@ -15,16 +14,13 @@ def queue_filter(data: PageData) -> str:
     queues = list(data.services.settings.all_queues)
     if len(queues) == 1:
         return ""
-    # The URL also changes without the control: by Back and Forward of the browser, by a link, and by a new file.
-    in_url = st.query_params.get(KEY, "")
-    if KEY not in st.session_state or in_url != st.session_state.get(_KNOWN):
+    if url_changed(KEY) or KEY not in st.session_state:
+        in_url = st.query_params.get(KEY, "")
         st.session_state[KEY] = in_url if in_url in queues else _ALL
-    st.session_state[_KNOWN] = in_url
 
     def apply() -> None:
         chosen = st.session_state[KEY]
-        st.session_state[_KNOWN] = "" if chosen == _ALL else chosen
-        update_view(queue=st.session_state[_KNOWN])
+        store_in_url(KEY, "" if chosen == _ALL else chosen)
 
     chosen = st.selectbox("Queue", [_ALL, *queues], key=KEY, label_visibility="collapsed", width=140, on_change=apply)
     return "" if chosen == _ALL else str(chosen)

@@ -45,18 +45,44 @@ def select_option(label: str, options: Sequence[str], default: str, key: str) ->
     return selected
 
 
+def url_changed(key: str) -> bool:
+    """Whether the browser changed the parameter of this key, not its control: Back, Forward or a link.
+
+    Each run begins with the URL that the browser had when it asked for the run. Until it has received a change of ours,
+    it sends the former values, which are no changes.
+    """
+    in_url, known = st.query_params.get(key, ""), st.session_state.get(f"{key}-in-url")
+    if st.session_state.pop(f"{key}-just-stored", False):  # this run's URL is ours, the browser has not confirmed it
+        return False
+    if in_url == known:
+        st.session_state[f"{key}-former"] = []
+        return False
+    if known is not None and in_url in st.session_state.get(f"{key}-former", []):
+        _set_parameter(key, known)
+        return False
+    st.session_state[f"{key}-in-url"] = in_url
+    return True
+
+
+def store_in_url(key: str, value: str) -> None:
+    """Store the value of a control in its parameter, in a callback of the control."""
+    former: list[str] = st.session_state.setdefault(f"{key}-former", [])
+    former.append(st.session_state.get(f"{key}-in-url") or "")
+    st.session_state.update({f"{key}-in-url": value, f"{key}-just-stored": True})
+    update_view(**{key: value})
+
+
+def clear_in_url(*keys: str) -> None:
+    """Remove parameters in a callback, and what their controls show."""
+    for key in keys:
+        st.session_state.pop(key, None)
+        store_in_url(key, "")
+
+
 def search_box(label: str, placeholder: str, key: str, *, live: str, width: int) -> str:
     """Draw a search box whose text is stored in the URL. It is applied while typing, after a pause of `live`."""
-    # The URL also changes without the box: by Back and Forward of the browser, and by a link.
-    in_url, known = st.query_params.get(key, ""), f"{key}-in-url"
-    if key not in st.session_state or in_url != st.session_state.get(known):
-        st.session_state[key] = in_url
-    st.session_state[known] = in_url
-
-    def apply() -> None:
-        text = st.session_state[key].strip()
-        st.session_state[known] = text
-        update_view(**{key: text})
+    if url_changed(key) or key not in st.session_state:
+        st.session_state[key] = st.query_params.get(key, "")
 
     st.text_input(
         label,
@@ -65,7 +91,7 @@ def search_box(label: str, placeholder: str, key: str, *, live: str, width: int)
         placeholder=placeholder,
         label_visibility="collapsed",
         live=live,
-        on_change=apply,
+        on_change=lambda: store_in_url(key, st.session_state[key].strip()),
         width=width,
     )
     return str(st.session_state[key] or "").strip()
