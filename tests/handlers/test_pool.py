@@ -76,6 +76,17 @@ class Bench:
         return outcome
 
 
+def started_since(before: dict[int, psutil.Process]) -> list[psutil.Process]:
+    """The running processes below this one, without those of `before` and their children: servers of other tests."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            known = child in before.values() or child.ppid() in before
+            if not known and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
 def with_pool(tmp_path: Path, test: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
     """Run a test on a pool, which leaves no process and no folder."""
 
@@ -86,10 +97,9 @@ def with_pool(tmp_path: Path, test: Callable[[Bench], Awaitable[None]], **option
         finally:
             await pool.close()
 
-    before = set(psutil.Process().children(recursive=True))
+    before = {child.pid: child for child in psutil.Process().children(recursive=True)}
     asyncio.run(run())
-    left = [child for child in psutil.Process().children(recursive=True) if child not in before]
-    assert not left
+    assert started_since(before) == []
     assert list(tmp_path.iterdir()) == []
 
 
