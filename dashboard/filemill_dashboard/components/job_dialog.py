@@ -25,6 +25,7 @@ from filemill_dashboard.state.jobs import JobRunning
 from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.csv_requests import CsvRow, csv_requests
+from filemill_dashboard.views.plain_markdown import as_plain_markdown
 from filemill_dashboard.views.plurals import counted
 from filemill_dashboard.views.schema_form import FormField, form_fields, parameters_of, parse_json
 
@@ -98,7 +99,7 @@ def _choices(data: PageData, handlers: Sequence[HandlerView]) -> tuple[HandlerVi
     facts = [f"version {handler.version}", f".{handler.extension}"]
     facts += [f"deadline {handler.timeout:g} s"] if handler.timeout is not None else []
     facts += [f"at most {counted(handler.attempts, 'attempt')}"] if handler.attempts is not None else []
-    st.caption(" · ".join([*facts, counted(handler.workers, "worker")]))
+    st.caption(as_plain_markdown(" · ".join([*facts, counted(handler.workers, "worker")])))
     return handler, None if queue == _OF_HANDLER else queue
 
 

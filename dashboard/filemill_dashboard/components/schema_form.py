@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from filemill_dashboard.views.plain_markdown import as_plain_markdown
 from filemill_dashboard.views.schema_form import FormField
 
 _RECORD_ROWS_MIN = 1
@@ -17,10 +18,11 @@ def schema_form(key: str, fields: Sequence[FormField]) -> dict[str, Any]:
 
 
 def _draw(key: str, one: FormField) -> Any:  # noqa: ANN401, PLR0911 - one case for each kind
-    label = one.label if one.required else f"{one.label} (optional)"
-    text: dict[str, Any] = {"key": key, "help": one.help or None}
+    name = as_plain_markdown(one.label)
+    label = name if one.required else f"{name} (optional)"
+    text: dict[str, Any] = {"key": key, "help": as_plain_markdown(one.help) or None}
     if one.kind == "boolean":
-        return st.checkbox(one.label, value=bool(one.default), **text)
+        return st.checkbox(name, value=bool(one.default), **text)
     if one.kind == "choice":
         index = one.options.index(one.default) if one.default in one.options else (0 if one.required else None)
         return st.selectbox(label, one.options, index=index, placeholder="None", **text)
@@ -38,12 +40,15 @@ def _draw(key: str, one: FormField) -> Any:  # noqa: ANN401, PLR0911 - one case 
 
 
 def _number(label: str, one: FormField, text: dict[str, Any]) -> Any:  # noqa: ANN401 - Streamlit has no type for it
+    default = one.default
+    if default is not None and not _within(one, default):  # Streamlit raises an exception for it
+        default = None
     if one.kind == "integer":
         return st.number_input(
             label,
             min_value=None if one.minimum is None else int(one.minimum),
             max_value=None if one.maximum is None else int(one.maximum),
-            value=None if one.default is None else int(one.default),
+            value=None if default is None else int(default),
             step=1,
             **text,
         )
@@ -51,9 +56,13 @@ def _number(label: str, one: FormField, text: dict[str, Any]) -> Any:  # noqa: A
         label,
         min_value=one.minimum,
         max_value=one.maximum,
-        value=None if one.default is None else float(one.default),
+        value=None if default is None else float(default),
         **text,
     )
+
+
+def _within(one: FormField, value: float) -> bool:
+    return (one.minimum is None or value >= one.minimum) and (one.maximum is None or value <= one.maximum)
 
 
 _TYPES = {"integer": "Int64", "number": "float64", "boolean": "boolean"}
@@ -61,7 +70,7 @@ _TYPES = {"integer": "Int64", "number": "float64", "boolean": "boolean"}
 
 def _records(key: str, label: str, one: FormField) -> list[dict[str, Any]]:
     """A grid with one row for each record."""
-    st.markdown(f"{label}", help=one.help or None)
+    st.markdown(label, help=as_plain_markdown(one.help) or None)
     empty = pd.DataFrame(
         {column.name: pd.Series(dtype=_TYPES.get(column.kind, "object")) for column in one.columns},
         index=pd.RangeIndex(0),
@@ -78,7 +87,7 @@ def _records(key: str, label: str, one: FormField) -> list[dict[str, Any]]:
 
 
 def _column(column: FormField) -> Any:  # noqa: ANN401 - each kind has a class of its own
-    options: dict[str, Any] = {"help": column.help or None, "required": column.required}
+    options: dict[str, Any] = {"help": as_plain_markdown(column.help) or None, "required": column.required}
     if column.kind == "integer":
         return st.column_config.NumberColumn(column.label, step=1, **options)
     if column.kind == "number":
