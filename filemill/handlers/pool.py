@@ -441,7 +441,7 @@ class Child:
         return text
 
     async def _ended_early(self) -> AttemptFailed:
-        """Why the process ended amid a job."""
+        """Why the process ended during a job."""
         if self._kill_reason is None and not await self._has_ended(NATURAL_END_SECONDS):
             self.kill("The handler closed the pipe to its processor")
         await self._has_ended(GUARD_SECONDS * 2)
