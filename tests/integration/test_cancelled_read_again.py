@@ -64,7 +64,9 @@ def test_the_committed_offset_moves_on_past_a_cancelled_record_that_is_read_agai
 
     monkeypatch.setattr(Executor, "cancel", late)
     properties = {**harness.settings.kafka_properties, "linger.ms": LINGER_MILLISECONDS}
-    processor = CommandsFirst(harness.settings.model_copy(update={"kafka_properties": properties}))
+    # One queue, so that one executor gets the command.
+    given = {"kafka_properties": properties, "queues": "default"}
+    processor = CommandsFirst(harness.settings.model_copy(update=given))
     processor.file_id = file_id
     worker = threading.Thread(target=processor.run)
     worker.start()
