@@ -3,6 +3,7 @@
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from filemill.errors import InvalidRequest
 from filemill.services.offset_reset import CannotReset, InvalidTarget
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
@@ -29,7 +30,10 @@ def add_offsets(app: FastAPI, services: Services, threads: RequestThreads) -> No
         wanted = await read_record(request, OffsetResetRequest)
 
         def work() -> OffsetResetResult:
-            offset_reset = services.offset_reset(wanted.queue)
+            try:
+                offset_reset = services.offset_reset(wanted.queue)
+            except InvalidRequest as error:
+                raise ApiError(409, "not_possible", str(error), "queue") from None
             try:
                 plan = offset_reset.plan(wanted.target)
                 moves = [PartitionMove.of(move) for move in plan.moves]
