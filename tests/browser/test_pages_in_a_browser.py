@@ -49,7 +49,8 @@ def test_a_refresh_causes_no_layout_shift(path: str, page: Page) -> None:
     for _ in range(WATCH_MILLISECONDS // 100):
         page.wait_for_timeout(100)
         ages.append(float(page.evaluate(AGE).split()[1]))
-    assert page.evaluate("window.shift") == 0
+    # A figure that gets another digit moves the words behind it: less than 0.0001. A row that moves is far above.
+    assert page.evaluate("window.shift") < 0.001
     # The age grows and drops: new data arrived.
     assert sum(later < earlier for earlier, later in pairwise(ages)) >= 2
     assert max(ages) < 6
