@@ -33,6 +33,12 @@ class Queue(msgspec.Struct, frozen=True):
     reserved: int = 0
 
 
+def check_queue(name: str, known: Collection[str]) -> None:
+    """Raises InvalidRequest, which lists the known queues in their order, if there is no such queue."""
+    if name not in known:
+        raise InvalidRequest("queue", f"there is no queue {name!r}; there are: {', '.join(known)}")
+
+
 def choose_queue(
     asked: str | None, handler: str, handler_queue: str | None, *, inputs: bool, known: Collection[str]
 ) -> str:
@@ -46,6 +52,5 @@ def choose_queue(
         raise InvalidRequest(
             "queue", f"{DEFAULT_QUEUE} takes requests of the handler {TEXT_HANDLER} without inputs only"
         )
-    if queue not in known:
-        raise InvalidRequest("queue", f"there is no queue {queue!r}; there are: {', '.join(sorted(known))}")
+    check_queue(queue, sorted(known))
     return queue

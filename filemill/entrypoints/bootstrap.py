@@ -27,10 +27,9 @@ from filemill.adapters.s3.admin import s3_client
 from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
 from filemill.config.settings import Settings
-from filemill.domain.queues import DEFAULT_QUEUE, Queue
+from filemill.domain.queues import DEFAULT_QUEUE, Queue, check_queue
 from filemill.entrypoints.kafka_only import kafka_admin
 from filemill.entrypoints.processor import handler_pool, handler_sources
-from filemill.errors import InvalidRequest
 from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
@@ -103,8 +102,7 @@ def offset_reset(
     file_operations: Operations | None = None,
 ) -> OffsetReset:
     """Resets of the offsets of a queue's group. Raises InvalidRequest if there is no such queue."""
-    if queue not in settings.all_queues:
-        raise InvalidRequest("queue", f"there is no queue {queue!r}; there are: {', '.join(settings.all_queues)}")
+    check_queue(queue, settings.all_queues)
     kafka = admin or KafkaAdmin(settings)
     file_operations = file_operations or operations(settings, engine, kafka=lambda: kafka)
     return OffsetReset(settings.of_queue(queue), engine, kafka, file_operations)

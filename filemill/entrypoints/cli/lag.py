@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from filemill.config.settings import load
-from filemill.domain.queues import DEFAULT_QUEUE
+from filemill.domain.queues import DEFAULT_QUEUE, check_queue
 from filemill.entrypoints import kafka_only
 from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.errors import InvalidRequest
 from filemill.queries.live_lag import LiveLag, live_lag
 from filemill_dashboard.views.plurals import counted
 
@@ -33,8 +34,10 @@ def lag(
 ) -> None:
     """Show how far the file processors are behind, by partition, as Kafka has it now."""
     settings = load(home=home)
-    if queue not in settings.all_queues:
-        fail(f"there is no queue {queue!r}; there are: {', '.join(settings.all_queues)}", 2)
+    try:
+        check_queue(queue, settings.all_queues)
+    except InvalidRequest as error:
+        fail(error.reason, 2)
     settings = settings.of_queue(queue)
     group = settings.offsets_group
     if group is None:
