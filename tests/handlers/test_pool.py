@@ -158,8 +158,7 @@ def test_a_fault_is_a_failed_attempt_and_the_next_job_runs(
             await bench.run(name)
         assert caught.value.code == code
         if code is DeadLetterCode.DEADLINE_EXCEEDED:
-            # Start, deadline of 1 s, and the kill. On a busy machine the start alone takes seconds; the job takes 1e9.
-            assert time.monotonic() - started < 20
+            assert time.monotonic() - started < 3.5  # start, deadline of 1 s, and the kill
         assert bytes((await bench.run("echo")).body) == b"hello 7"
 
     with_pool(tmp_path, test)
