@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # The errors for a key that the service rejects; a foreign file service may have chosen such a key.
 _REJECTED_KEY = {"InvalidArgument", "InvalidRequest", "InvalidURI"}
 _BUCKET_EXISTS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+_FIRST_KEY = "filemill-first-object"
 
 _creating = threading.Lock()  # a session creates one client at a time
 
@@ -77,7 +78,11 @@ def _session() -> boto3.Session:
 
 
 def create_bucket(settings: Settings) -> bool:
-    """Create the bucket unless it exists; returns whether it was created. Raises Unavailable."""
+    """Create the bucket unless it exists; returns whether it was created. Raises Unavailable.
+
+    Writes an object into a new bucket and deletes it: SeaweedFS allocates the bucket's storage at its first objects, and
+    delays those that arrive meanwhile by a second.
+    """
     client = s3_client(settings)
     with boto_errors(settings):
         try:
@@ -86,6 +91,8 @@ def create_bucket(settings: Settings) -> bool:
             if _code(error) not in _BUCKET_EXISTS:
                 raise
             return False
+        client.put_object(Bucket=settings.s3_bucket, Key=_FIRST_KEY, Body=b"-")
+        client.delete_object(Bucket=settings.s3_bucket, Key=_FIRST_KEY)
     return True
 
 
