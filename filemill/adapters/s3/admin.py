@@ -80,8 +80,8 @@ def _session() -> boto3.Session:
 def create_bucket(settings: Settings) -> bool:
     """Create the bucket unless it exists; returns whether it was created. Raises Unavailable.
 
-    Writes an object into a new bucket and deletes it: SeaweedFS allocates the bucket's storage at its first objects, and
-    delays those that arrive meanwhile by a second.
+    Writes an object into a new bucket and deletes it: SeaweedFS allocates a bucket's storage at its first objects,
+    and delays those that arrive meanwhile by a second.
     """
     client = s3_client(settings)
     with boto_errors(settings):

@@ -273,24 +273,7 @@ class RecordTask:
         sha256 = sha256_hex(body)
         self._begin_stage("upload")
         upload_ms = await self._upload(key, body, sha256)
-        ended, started_at = self._time_span()
-        return FileCreated(
-            file_id=request.file_id,
-            s3_location=key,
-            status="completed",
-            timestamp=ended,
-            run=self._run_number,
-            sha256=sha256,
-            size=len(body),
-            worker_id=self._context.worker_id,
-            partition=self.record.partition,
-            offset=self.record.offset,
-            attempt=self.attempt,
-            started_at=started_at,
-            upload_ms=upload_ms,
-            stage_ms=self._stage_times(),
-            queue=self._context.queue,
-        )
+        return self._result_of(request, key, sha256=sha256, size=len(body), upload_ms=upload_ms)
 
     async def _attempt_handler(self, request: FileCreate) -> None:
         """Run a handler; its result is not made again if publishing failed."""
@@ -335,21 +318,37 @@ class RecordTask:
         finally:
             self.idle_until = None
             self._report_attempt(failure)
+        return self._result_of(
+            request, result.key, sha256=result.sha256, size=result.size, content_type=result.content_type
+        )
+
+    def _result_of(
+        self,
+        request: FileCreate,
+        key: str,
+        *,
+        sha256: str,
+        size: int,
+        content_type: str | None = None,
+        upload_ms: float | None = None,
+    ) -> FileCreated:
+        """The result of this attempt, which ends now. `size` in bytes."""
         ended, started_at = self._time_span()
         return FileCreated(
             file_id=request.file_id,
-            s3_location=result.key,
+            s3_location=key,
             status="completed",
             timestamp=ended,
             run=self._run_number,
-            sha256=result.sha256,
-            size=result.size,
-            content_type=result.content_type,
+            sha256=sha256,
+            size=size,
+            content_type=content_type,
             worker_id=self._context.worker_id,
             partition=self.record.partition,
             offset=self.record.offset,
             attempt=self.attempt,
             started_at=started_at,
+            upload_ms=upload_ms,
             stage_ms=self._stage_times(),
             queue=self._context.queue,
         )
