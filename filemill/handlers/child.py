@@ -5,7 +5,8 @@ asks for the kill, or the runner has ended, and then kills every process that th
 session of their own. The runner imports the handlers and runs one job after the other. If the guard dies, the kernel
 kills the runner.
 
-Reads: the request pipe. Writes: the response pipe; stdout and stderr are a third pipe. Dies: the processor counts the
+Reads: the request pipe. Writes: the response pipe; stdout and stderr are a third pipe. The guard writes what the
+processes used to the control socket, when they have ended. Dies: the processor counts the
 attempt as failed and starts another process.
 """
 

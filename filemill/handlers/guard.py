@@ -9,6 +9,7 @@ import ctypes
 import os
 import select
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ POLL_MILLISECONDS = 50
 # Processes that fork faster than they are killed cannot be swept; then the guard gives up.
 SWEEP_SECONDS = 5.0
 LINUX = sys.platform == "linux"
+# CPU seconds and peak resident memory in bytes, as the guard reports them.
+USAGE = struct.Struct(">dQ")
 
 
 def become_subreaper() -> None:
@@ -40,9 +43,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 def watch(runner: int, control: int) -> int:
-    """Wait for the runner's end, for a byte on the control pipe, or for its end; then kill what is left.
+    """Wait for the runner's end, for a byte on the control socket, or for its end; then kill what is left.
 
-    Returns the exit code of a shell: 128 + the signal if the runner was killed.
+    Writes what all of them used to the control socket: a killed runner cannot report it. Returns the exit code of a
+    shell: 128 + the signal if the runner was killed.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -62,7 +66,17 @@ def watch(runner: int, control: int) -> int:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
-    _, status = os.waitpid(runner, 0)
+    # The usage of a process includes that of its children which it waited for.
+    _, status, usage = os.wait4(runner, 0)
+    cpu_seconds, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+    with contextlib.suppress(ChildProcessError):
+        while True:  # those that detached themselves
+            pid, _, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                break
+            cpu_seconds, peak = cpu_seconds + usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss)
+    with contextlib.suppress(OSError):  # the processor is gone
+        os.write(control, USAGE.pack(cpu_seconds, peak if sys.platform == "darwin" else peak * 1024))
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
 

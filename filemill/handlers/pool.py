@@ -2,9 +2,10 @@
 
 A process is started when a job needs one, up to the size of the pool, and then runs one job after the other. It has its
 own session, a folder of its own as the working directory and for temporary files, an environment without credentials,
-and no descriptor of this process but its three pipes. It is killed with all its descendants at the deadline of a job,
-when the job is cancelled or abandoned, and when this process ends. It is replaced when anything of a job remains in it,
-or after `max_jobs` jobs. (docs/decisions/0038-handlers-run-in-guarded-processes.md)
+and no descriptor of this process but its three pipes; its guard has a control socket, too. It is killed with all its
+descendants at the deadline of a job, when the job is cancelled or abandoned, and when this process ends. It is replaced
+when anything of a job remains in it, or after `max_jobs` jobs.
+(docs/decisions/0038-handlers-run-in-guarded-processes.md)
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from typing import cast
 import msgspec
 
 from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, RetryLater
+from filemill.handlers import guard
 from filemill.handlers.definition import Handler
 from filemill.handlers.job import JobRequest
 from filemill.handlers.protocol import (
@@ -166,7 +169,7 @@ class ChildPool:
                     finished = await child.run(handler, request, hooks)
                 except BaseException:
                     child.kill("the attempt is not needed any more")
-                    usage = AttemptUsage(log=child.take_log())
+                    usage = await child.usage_at_end()
                     raise
                 usage = AttemptUsage(
                     cpu_seconds=finished.cpu_seconds, peak_bytes=finished.peak_bytes, log=child.take_log()
@@ -302,7 +305,8 @@ class Child:
         self._environment = environment
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
-        self._control: int | None = None
+        self._control: socket.socket | None = None
+        self._cpu_before = 0.0
         self._log_pipe: int | None = None
         self._requests: asyncio.WriteTransport | None = None
         self._responses = _Responses()
@@ -325,18 +329,21 @@ class Child:
         prefix = "filemill-handler-"
         self._folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._options.folder))
         requests, responses, log = os.pipe(), os.pipe(), os.pipe()
-        control = os.pipe()
+        control, guards_end = socket.socketpair()
         try:
             # Two milliseconds. On another thread a cancel could lose the process.
-            self._process = self._spawn(requests[0], responses[1], control[0], log[1])
+            self._process = self._spawn(requests[0], responses[1], guards_end.fileno(), log[1])
         except OSError as error:
-            for descriptor in (requests[1], responses[0], control[1], log[0]):
+            control.close()
+            for descriptor in (requests[1], responses[0], log[0]):
                 os.close(descriptor)
             raise AttemptFailed(f"No process could be started: {error}", DeadLetterCode.HANDLER_CRASHED) from error
         finally:
-            for descriptor in (requests[0], responses[1], control[0], log[1]):
+            guards_end.close()
+            for descriptor in (requests[0], responses[1], log[1]):
                 os.close(descriptor)
-        self._control, self._log_pipe = control[1], log[0]
+        self._control, self._log_pipe = control, log[0]
+        self._control.setblocking(False)
         os.set_blocking(self._log_pipe, False)
         self._loop.add_reader(self._log_pipe, self._read_log)
         await self._loop.connect_read_pipe(lambda: self._responses, os.fdopen(responses[0], "rb", 0))
@@ -351,7 +358,7 @@ class Child:
             raise AttemptFailed(message.reason, DeadLetterCode.HANDLER_CRASHED)
         if not isinstance(message, Ready):
             raise await self._ended_early()
-        self.pid = message.pid
+        self.pid, self._cpu_before = message.pid, message.cpu_total
 
     def _spawn(self, request: int, response: int, control: int, log: int) -> subprocess.Popen[bytes]:
         names = (*ENVIRONMENT, *self._options.environment)
@@ -393,6 +400,7 @@ class Child:
                         self._send(CheckpointLoaded(await hooks.load_checkpoint()))
                     case Finished() as finished:
                         self._read_log()
+                        self._cpu_before = finished.cpu_total
                         return finished
                     case _:
                         raise await self._ended_early()
@@ -409,8 +417,8 @@ class Child:
             return
         self._kill_reason = (reason, code)
         if self._control is not None:
-            os.close(self._control)  # the guard kills
-            self._control = None
+            with contextlib.suppress(OSError):  # the guard has ended
+                self._control.shutdown(socket.SHUT_WR)  # the guard kills
             self._force = self._loop.call_later(GUARD_SECONDS, self._kill_guard)
 
     def _kill_guard(self) -> None:
@@ -432,8 +440,28 @@ class Child:
             self._loop.remove_reader(self._log_pipe)
             os.close(self._log_pipe)
             self._log_pipe = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def usage_at_end(self) -> AttemptUsage:
+        """What the attempt of a killed process used; it has ended when this returns, if its guard is in time.
+
+        The guard reports it. Nothing is known of its CPU and memory if the guard itself was killed.
+        """
+        await self._has_ended(GUARD_SECONDS)
+        self._read_log()
+        report = b""
+        with contextlib.suppress(OSError):
+            if self._control is not None:
+                report = self._control.recv(guard.USAGE.size)
+        if len(report) != guard.USAGE.size:
+            return AttemptUsage(log=self.take_log())
+        cpu_total, peak_bytes = guard.USAGE.unpack(report)
+        cpu_seconds = round(max(0.0, cpu_total - self._cpu_before), 6)
+        return AttemptUsage(cpu_seconds=cpu_seconds, peak_bytes=peak_bytes, log=self.take_log())
 
     def take_log(self) -> str:
         """The log since the last call."""

@@ -39,9 +39,10 @@ class CheckpointLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The handlers are imported, by the process `pid`."""
+    """The handlers are imported, by the process `pid`, which has used `cpu_total` seconds since its start."""
 
     pid: int
+    cpu_total: float = 0.0
 
 
 class Unusable(msgspec.Struct, frozen=True, tag=True):
@@ -88,7 +89,8 @@ class Failure(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """The end of a job: its result is complete, or it failed.
 
-    `cpu_seconds` includes that of ended subprocesses, `peak_bytes` is the largest resident memory of the process.
+    `cpu_seconds` includes that of ended subprocesses; `cpu_total` is that of all jobs of the process until now.
+    `peak_bytes` is the largest resident memory of the process.
     `clean`: no process or thread of the job remains, so that the process may be used again.
     """
 
@@ -96,6 +98,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     peak_bytes: int
     clean: bool
     failure: Failure | None = None
+    cpu_total: float = 0.0
 
 
 ToChild = Configure | StartJob | CheckpointStored | CheckpointLoaded

@@ -139,7 +139,7 @@ def serve(request: int, response: int, guard_pid: int) -> None:
         except InvalidHandler as error:
             channel.send(Unusable(str(error)))
             return
-        channel.send(Ready(os.getpid()))
+        channel.send(Ready(os.getpid(), _cpu_seconds()))
         while True:
             start = channel.receive()
             assert isinstance(start, StartJob)
@@ -179,6 +179,7 @@ class _Attempt:
             peak_bytes=_peak_bytes(),
             clean=self._clean(),
             failure=failure,
+            cpu_total=_cpu_seconds(),
         )
         if last and failure is None:
             self._channel.send(Chunk(last), finished)

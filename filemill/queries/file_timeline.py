@@ -85,7 +85,8 @@ _PUBLICATIONS = sa.text("""
     SELECT run, publish_number, partition, "offset", published_at, generation FROM publications
     WHERE file_id = :file ORDER BY publish_number DESC LIMIT :limit
 """)
-_EVENTS = sa.text("SELECT body FROM worker_events WHERE file_id = :file ORDER BY at DESC LIMIT :limit")
+# A log can have 64 KiB; `filemill.queries.attempts` reads those that are shown.
+_EVENTS = sa.text("SELECT body - 'log' FROM worker_events WHERE file_id = :file ORDER BY at DESC LIMIT :limit")
 # Retries and cancellations name files as [id, run]. The containment test also finds the runs that equal the id.
 _OPERATIONS = sa.text("""
     SELECT at, actor, action, (pair->>1)::int AS run

@@ -10,8 +10,12 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File
+from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
-from filemill.domain.files import NewFile
+from filemill.domain.files import NewFile, checkpoint_key
+from filemill.domain.worker_events import EventKind, WorkerEvent
+from filemill.entrypoints import bootstrap
+from filemill.ports import ReceivedEvent
 from tests.dashboard.conftest import OpenPage, Page
 from tests.integration.announcements import INVOICE, announce
 
@@ -79,6 +83,56 @@ def test_a_files_page_shows_parameters_progress_and_limits(
     (plain,) = insert(engine, NewFile("A text"))
     with pytest.raises(AssertionError, match="no facts 'job-facts'"):
         facts_of(open_page(settings, "file", id=str(plain)), "job-facts")
+
+
+def test_a_files_page_shows_what_each_attempt_printed_and_used(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    (file_id,) = insert(engine, invoice())
+    page = open_page(settings, "file", id=str(file_id))
+    assert page.shown("grid", "attempts")["rows"] == []
+    assert facts_of(page, "job-facts")["Checkpoint"] == "none yet"
+    now = datetime.now(UTC)
+    base = WorkerEvent(
+        kind=EventKind.ATTEMPTED, worker_id="w-1", timestamp=now, file_id=file_id, run=1, attempt=1, cpu_seconds=1.5
+    )
+    killed = msgspec.structs.replace(
+        base,
+        timestamp=now - timedelta(seconds=5),
+        peak_bytes=7 * 2**20,
+        code="deadline_exceeded",
+        error="AttemptFailed: late \x1b[2J",
+        log="\x1b[31mred\x1b[0m <script>alert(1)</script> \u202e\n\ttab",
+    )
+    done = msgspec.structs.replace(base, attempt=2, peak_bytes=0, cpu_seconds=0.0)
+    with engine.begin() as connection:
+        store_events(connection, [ReceivedEvent(2, 100, killed), ReceivedEvent(2, 101, done)])
+    key = checkpoint_key(file_id, created_at(engine, file_id), 1)
+    bootstrap.s3_client(settings).put_object(Bucket=settings.s3_bucket, Key=key, Body=b"step 3")
+    page = open_page(settings, "file", id=str(file_id))
+    newest, oldest = page.shown("grid", "attempts")["rows"]
+    assert (newest["cells"]["attempt"], newest["cells"]["outcome"]) == (2, ["result", "good"])
+    assert (newest["cells"]["cpu"], newest["cells"]["peak"]) == (None, None), "they were not measured"
+    assert (oldest["cells"]["cpu"], oldest["cells"]["peak"]) == (1.5, 7 * 2**20)
+    assert (oldest["cells"]["outcome"], oldest["titles"]["outcome"]) == (
+        ["deadline_exceeded", "bad"],
+        "AttemptFailed: late \\x1b[2J",
+    )
+    assert page.shown("preview", "attempt-log")["text"] is None
+    assert page.shown("preview", "attempt-log")["message"] == "It printed nothing."
+    page.app.selectbox(key=f"attempt-{file_id}").set_value(oldest["key"])
+    text = page.run().shown("preview", "attempt-log")["text"]
+    assert text == "\\x1b[31mred\\x1b[0m <script>alert(1)</script> \\u202e\n\ttab"
+    checkpoint = facts_of(page, "job-facts")["Checkpoint"]
+    assert checkpoint.startswith("6 bytes, stored 20")
+    update(engine, [file_id], status="completed", s3_location="x")
+    bootstrap.s3_client(settings).delete_object(Bucket=settings.s3_bucket, Key=key)
+    assert "Checkpoint" not in facts_of(open_page(settings, "file", id=str(file_id)), "job-facts")
+
+
+def created_at(engine: sa.Engine, file_id: int) -> datetime:
+    with engine.connect() as connection:
+        return connection.execute(sa.select(File.created_at).where(File.id == file_id)).scalar_one()
 
 
 def test_files_are_filtered_by_queue(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:

@@ -65,6 +65,40 @@ def spin(job: Job[Any]) -> bytes:
         pass
 
 
+def _burn(seconds: float) -> None:
+    used = bytearray(40 * 2**20)
+    print(f"burning with {len(used)} bytes", flush=True)
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@short("burn")
+def burn(job: Job[Any]) -> bytes:
+    _burn(job.parameters["seconds"])
+    return b""
+
+
+@short("burn-in-child")
+def burn_in_child(job: Job[Any]) -> bytes:
+    pid = os.fork()
+    if pid == 0:
+        _burn(1000)
+    os.waitpid(pid, 0)
+    return b""
+
+
+@short("burn-detached")
+def burn_detached(job: Job[Any]) -> bytes:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            _burn(1000)
+        os._exit(0)
+    time.sleep(1000)
+    return b""
+
+
 @short("spin-in-c")
 def spin_in_c(job: Job[Any]) -> bytes:
     ctypes.PyDLL(None).usleep(10**9)  # keeps the interpreter's lock

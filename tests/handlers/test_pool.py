@@ -308,6 +308,36 @@ def test_the_log_has_the_last_64_kib_of_what_was_printed(tmp_path: Path) -> None
     with_pool(tmp_path, test)
 
 
+@pytest.mark.parametrize("name", ["burn", "burn-in-child", "burn-detached"])
+def test_the_usage_of_a_killed_attempt_is_measured(tmp_path: Path, name: str) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run("burn", {"seconds": 0.3})
+        outcome = Outcome()
+        with pytest.raises(AttemptFailed) as caught:
+            await bench.run(name, {"seconds": 1000}, outcome)
+        assert caught.value.code is DeadLetterCode.DEADLINE_EXCEEDED
+        # A busy machine gives it less than the second until its deadline, and it never counts the attempt before.
+        assert 0.05 < outcome.usage.cpu_seconds < 1.29
+        assert outcome.usage.peak_bytes > 40 * 2**20
+        assert outcome.usage.log.startswith("burning")
+
+    with_pool(tmp_path, test)
+
+
+def test_the_usage_of_a_cancelled_attempt_is_measured(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        outcome = Outcome()
+        task = asyncio.create_task(bench.run("burn", {"seconds": 1000}, outcome))
+        await asyncio.sleep(0.6)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert outcome.usage.cpu_seconds > 0
+        assert outcome.usage.peak_bytes > 2**20
+
+    with_pool(tmp_path, test)
+
+
 def test_progress_and_checkpoints_arrive_and_an_attempt_resumes(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         outcome = await bench.run("steps", {"steps": 3, "seconds": 0.11})

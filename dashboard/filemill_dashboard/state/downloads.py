@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import structlog
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.s3.admin import boto_errors
 from filemill.domain.content import CONTENT_TYPE
+from filemill.domain.files import checkpoint_key
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.integrity import ExpectedObject, ObjectMismatch
 from filemill.errors import NotFound
@@ -108,6 +110,25 @@ def read_preview(services: Services, file: FileRow, key: str) -> ObjectPreview |
     except ObjectMismatch as error:
         return ObjectPreview("", 0, differs=str(error))
     return ObjectPreview(start[:PREVIEW_BYTES].decode(errors="backslashreplace"), size)
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """The checkpoint of a run: its size in bytes, and when it was stored."""
+
+    size: int
+    stored_at: datetime
+
+
+def read_checkpoint(services: Services, file: FileRow) -> CheckpointState | None:
+    """The checkpoint of a file's current run; None if there is none. Raises Unavailable."""
+    key = checkpoint_key(file.id, file.created_at, file.run)
+    try:
+        with boto_errors(services.settings, key):
+            found = services.s3_for_health_checks.head_object(Bucket=services.settings.s3_bucket, Key=key)
+    except NotFound:
+        return None
+    return CheckpointState(found["ContentLength"], found["LastModified"])
 
 
 def _expected(file: FileRow, key: str) -> ExpectedObject:

@@ -24,6 +24,7 @@ from filemill.domain.files import Status
 from filemill.domain.queues import Queue
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
+from filemill.queries.attempts import HandlerAttempt, attempt_log, handler_attempts
 from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import (
@@ -58,7 +59,7 @@ from filemill.services.faults import FaultEndRecorder, active_fault, journal_of
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.cache import CachedValue, K, KeyedCache, T
 from filemill_dashboard.state.deletions import Deletions
-from filemill_dashboard.state.downloads import ObjectPreview, read_preview
+from filemill_dashboard.state.downloads import CheckpointState, ObjectPreview, read_checkpoint, read_preview
 from filemill_dashboard.state.health import LABELS, HealthCode, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
 from filemill_dashboard.state.lab_cache import LabCache
@@ -69,6 +70,7 @@ from filemill_dashboard.views.visibility import LocalProcess, ViewTracker, Visib
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
 OBJECT_TTL_SECONDS = 30.0
+CHECKPOINT_TTL_SECONDS = 3.0
 DEAD_LETTERS_TTL_SECONDS = 3.0
 DEAD_LETTER_CONTENTS_MAX = 8
 # The first read of a long topic takes seconds.
@@ -191,6 +193,11 @@ class PageData:
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
         self._job: KeyedCache[int, FileDetails | None] = self._cached_query(_job)
+        self._attempts: KeyedCache[int, list[HandlerAttempt]] = self._cached_query(handler_attempts)
+        self._attempt_log: KeyedCache[tuple[int, str], str | None] = self._cached_query(attempt_log, OBJECT_TTL_SECONDS)
+        self._checkpoint: KeyedCache[int, CheckpointState | None] = self._cached(
+            self._read_checkpoint, CHECKPOINT_TTL_SECONDS
+        )
         self._handlers: KeyedCache[str, list[HandlerView]] = self._cached_query(
             lambda connection, _key: live_handlers(connection)
         )
@@ -276,6 +283,23 @@ class PageData:
     def job(self, file_id: int) -> CachedValue[FileDetails | None]:
         """A file with the parameters and inputs of its request; the value is None if there is none."""
         return self._job.get(file_id)
+
+    def attempts(self, file_id: int) -> CachedValue[list[HandlerAttempt]]:
+        """The attempts of a file's handler that have ended, newest first."""
+        return self._attempts.get(file_id)
+
+    def attempt_log(self, file_id: int, key: str) -> CachedValue[str | None]:
+        """The end of an attempt's log; the value is None if it has none."""
+        return self._attempt_log.get((file_id, key))
+
+    def checkpoint(self, file_id: int) -> CachedValue[CheckpointState | None]:
+        """The stored checkpoint of a file's run; the value is None if there is none."""
+        return self._checkpoint.get(file_id)
+
+    def _read_checkpoint(self, file_id: int) -> CheckpointState | None:
+        with self.services.connect() as connection:
+            file = get_file(connection, file_id)
+        return None if file is None else read_checkpoint(self.services, file)
 
     def handlers(self) -> CachedValue[list[HandlerView]]:
         """The handlers of the running workers."""
