@@ -124,7 +124,7 @@ def build_app(settings: Settings) -> ASGIApp:
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
     rest = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
     authorized = RestAuthorization(CoalescingMiddleware(rest), engine, RequestThreads(settings))
-    authenticated = Authentication(PathRouter(pages, authorized), settings, services.sessions)
+    authenticated = Authentication(PathRouter(pages, authorized), settings, services.sessions, services.token_lookup)
     return ResponseHeaders(RequestFilter(authenticated, settings))
 
 

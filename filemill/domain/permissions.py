@@ -31,11 +31,12 @@ _RANKS = {role: rank for rank, role in enumerate(Role)}
 class Principal(msgspec.Struct, frozen=True):
     """The person or program that a request comes from. `name` is its name in the audit log.
 
-    Without a role it may do nothing.
+    Without a role it may do nothing. `token`: the id of the personal token by which a program acts for the person.
     """
 
     name: str
     role: Role | None
+    token: int | None = None
 
 
 # Somebody who has not signed in, or whose session has ended.
@@ -63,6 +64,9 @@ class Permission(enum.StrEnum):
     INJECT_FAULTS = "faults.inject"
     DELETE_ORPHANS = "orphans.delete"
     STOP_JOBS = "jobs.stop"
+    USE_OWN_ACCOUNT = "account.own"
+    CREATE_TOKENS = "tokens.create"
+    MANAGE_TOKENS = "tokens.manage"
     MANAGE_PEOPLE = "people.manage"
 
 
@@ -75,6 +79,8 @@ class Rule(msgspec.Struct, frozen=True):
 
 RULES: dict[Permission, Rule] = {
     Permission.VIEW: Rule(Role.VIEWER, "Reading pages, lists and files"),
+    Permission.USE_OWN_ACCOUNT: Rule(Role.VIEWER, "Listing and ending own sessions and tokens"),
+    Permission.CREATE_TOKENS: Rule(Role.SUBMITTER, "Creating own tokens"),
     Permission.CREATE_FILES: Rule(Role.SUBMITTER, "Creating files"),
     Permission.RETRY_FILES: Rule(Role.OPERATOR, "Retrying files"),
     Permission.CANCEL_FILES: Rule(Role.OPERATOR, "Cancelling files"),
@@ -92,6 +98,7 @@ RULES: dict[Permission, Rule] = {
     Permission.ADD_PARTITIONS: Rule(Role.ADMIN, "Adding partitions"),
     Permission.INJECT_FAULTS: Rule(Role.ADMIN, "Injecting faults"),
     Permission.DELETE_ORPHANS: Rule(Role.ADMIN, "Deleting orphans"),
+    Permission.MANAGE_TOKENS: Rule(Role.ADMIN, "Managing tokens of others"),
     Permission.MANAGE_PEOPLE: Rule(Role.ADMIN, "Managing accounts"),
 }
 

@@ -40,6 +40,7 @@ from filemill.services.operations import Operations
 from filemill.services.orphans import Orphans
 from filemill.services.request_losses import find_bounds
 from filemill.services.submissions import no_relay
+from filemill.services.tokens import Tokens
 from filemill.verification.check import verify as check
 from filemill.verification.report import VerificationReport
 from filemill_workers.file_processor.handlers import Handlers
@@ -65,6 +66,7 @@ __all__ = [
     "relay",
     "s3_client",
     "sync",
+    "tokens",
     "verify",
 ]
 
@@ -121,6 +123,11 @@ def orphans(settings: Settings, engine: sa.Engine) -> Orphans:
 def accounts(engine: sa.Engine) -> Accounts:
     """What admins do to accounts."""
     return Accounts(engine)
+
+
+def tokens(engine: sa.Engine) -> Tokens:
+    """What people do to tokens."""
+    return Tokens(engine)
 
 
 def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:

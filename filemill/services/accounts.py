@@ -43,6 +43,12 @@ class UnknownAccount(NotFound):
     code = "unknown-account"
 
 
+class UnknownSession(NotFound):
+    """There is no such session of this account."""
+
+    code = "unknown-session"
+
+
 class TooManyTries(Exception):
     """Too many attempts to sign in."""
 
@@ -172,6 +178,26 @@ class Sessions:
         with self._engine.begin() as connection:
             rows.delete_sessions(connection, key=session_key(secret))
         self._forget(session_key(secret))
+
+    def list_own(self, principal: Principal) -> list[rows.OwnSession]:
+        """The principal's sessions, the latest used first. Raises Forbidden, Unavailable."""
+        authorize(self._engine, principal, Permission.USE_OWN_ACCOUNT)
+        with self._engine.connect() as connection:
+            return rows.own_sessions(connection, principal.name, SESSION_IDLE)
+
+    def end_own(self, session: str, principal: Principal) -> None:
+        """End one of the principal's sessions. Raises UnknownSession, Forbidden, Unavailable."""
+        authorize(self._engine, principal, Permission.USE_OWN_ACCOUNT)
+
+        def end(connection: sa.Connection) -> list[bytes]:
+            keys = rows.end_own_session(connection, principal.name, session)
+            if not keys:
+                raise UnknownSession("there is no such session any more")
+            record(connection, principal, "session.end", {"account": principal.name, "session": session[:16]})
+            return keys
+
+        for key in in_transaction(self._engine, end):
+            self._forget(key)
 
     def cached(self, key: bytes) -> Principal | None:
         """Whose session it is, if that was read within the last seconds."""

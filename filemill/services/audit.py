@@ -23,8 +23,10 @@ _refusals = LogRateLimit(REFUSALS_PER_MINUTE, 60.0)
 def record(connection: sa.Connection, principal: Principal, action: str, detail: Mapping[str, Any]) -> int:
     """Record an operation in the caller's transaction; returns the record's id.
 
-    The principal's name is cut and made printable.
+    The principal's name is cut and made printable. With a personal token, the record has its id as `by_token`.
     """
+    if principal.token is not None:
+        detail = {**detail, "by_token": principal.token}
     printable = "".join(character for character in principal.name[:ACTOR_MAX_CHARACTERS] if character.isprintable())
     return insert_operation(connection, printable, action, detail)
 

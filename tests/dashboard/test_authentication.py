@@ -30,6 +30,7 @@ from filemill_dashboard.state.services import Services
 
 TOKEN = "launch-token-of-this-test-0123456789"
 NO_SESSIONS: Any = None
+NO_TOKENS: Any = None
 PAGE = {"accept": "text/html,*/*"}
 
 
@@ -45,7 +46,7 @@ async def echo(request: Request) -> Response:
 
 def client(given: Settings, base_url: str = "http://127.0.0.1:8501", **more: Any) -> httpx.AsyncClient:
     app = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
-    transport = httpx.ASGITransport(Authentication(app, given, NO_SESSIONS), client=("10.1.2.3", 5000))
+    transport = httpx.ASGITransport(Authentication(app, given, NO_SESSIONS, NO_TOKENS), client=("10.1.2.3", 5000))
     return httpx.AsyncClient(transport=transport, base_url=base_url, **more)
 
 
@@ -246,7 +247,7 @@ def websocket(headers: list[tuple[bytes, bytes]], *, extension: bool) -> tuple[b
         "client": ("10.1.2.3", 5000),
         "extensions": {"websocket.http.response": {}} if extension else {},
     }
-    asyncio.run(Authentication(app, settings(), NO_SESSIONS)(scope, receive, send))
+    asyncio.run(Authentication(app, settings(), NO_SESSIONS, NO_TOKENS)(scope, receive, send))
     return bool(reached), sent
 
 

@@ -68,7 +68,8 @@ def serving(settings: Settings) -> Iterator[Rest]:
     with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", 0) as listener:
         app = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
         authorized = RestAuthorization(app, engine, RequestThreads(settings))
-        filtered = ResponseHeaders(RequestFilter(Authentication(authorized, settings, services.sessions), settings))
+        authentication = Authentication(authorized, settings, services.sessions, services.token_lookup)
+        filtered = ResponseHeaders(RequestFilter(authentication, settings))
         config = uvicorn.Config(
             filtered, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )

@@ -25,6 +25,7 @@ from filemill.services.accounts import Accounts
 from filemill.services.offset_reset import OffsetReset, ResetPlan, ResetTarget
 from filemill.services.orphans import Orphans
 from filemill.services.submissions import Submissions
+from filemill.services.tokens import Tokens
 
 # No use case may touch these before it has asked.
 UNTOUCHED: Any = SimpleNamespace()
@@ -59,6 +60,10 @@ def account(call: Callable[[Accounts, Principal], object]) -> UseCase:
     return lambda _settings, engine, who: call(Accounts(engine), who)
 
 
+def token(call: Callable[[Tokens, Principal], object]) -> UseCase:
+    return lambda _settings, engine, who: call(Tokens(engine), who)
+
+
 USE_CASES: list[tuple[str, Permission, UseCase]] = [
     ("users list", Permission.MANAGE_PEOPLE, account(lambda to, who: to.list(who))),
     ("users add", Permission.MANAGE_PEOPLE, account(lambda to, who: to.add("eve", Role.ADMIN, "0123456789", who))),
@@ -66,6 +71,16 @@ USE_CASES: list[tuple[str, Permission, UseCase]] = [
     ("users enable", Permission.MANAGE_PEOPLE, account(lambda to, who: to.enable("ann", who))),
     ("users password", Permission.MANAGE_PEOPLE, account(lambda to, who: to.set_password("ann", "0123456789", who))),
     ("users role", Permission.MANAGE_PEOPLE, account(lambda to, who: to.set_role("ann", Role.ADMIN, who))),
+    ("tokens list", Permission.MANAGE_TOKENS, token(lambda to, who: to.list(who, "ann"))),
+    ("tokens list all", Permission.MANAGE_TOKENS, token(lambda to, who: to.list(who))),
+    (
+        "tokens create",
+        Permission.MANAGE_TOKENS,
+        token(lambda to, who: to.create("x", Role.VIEWER, who, owner="ann")),
+    ),
+    ("carl", Permission.CREATE_TOKENS, token(lambda to, who: to.create("x", Role.VIEWER, who, owner="carl"))),
+    ("tokens revoke", Permission.MANAGE_TOKENS, token(lambda to, who: to.revoke(1, who))),
+    ("tokens revoke of", Permission.MANAGE_TOKENS, token(lambda to, who: to.revoke(1, who, owner="ann"))),
     ("submit", Permission.CREATE_FILES, submission(lambda to, who: to.submit(FILE, principal=who))),
     ("submit_once", Permission.CREATE_FILES, submission(lambda to, who: to.submit_once(FILE, "key", principal=who))),
     ("submit_many", Permission.CREATE_FILES, submission(lambda to, who: to.submit_many([FILE], principal=who))),
@@ -154,7 +169,7 @@ def test_each_use_case_refuses_the_role_below_and_records_the_attempt(settings: 
     assert {permission for _, permission, _ in USE_CASES} >= {
         permission
         for permission in Permission
-        if not permission.value.endswith((".read", ".get", ".preview", ".stop", "view"))
+        if not permission.value.endswith((".read", ".get", ".preview", ".stop", "view", ".own"))
     }
     assert len(recorded(engine)) == len(USE_CASES)
     with engine.connect() as connection:

@@ -33,6 +33,7 @@ WITHOUT_PRINCIPAL = {
     "accounts.Sessions.sign_in": "nobody is signed in before",
     "accounts.Sessions.sign_out": "everyone may end their own session",
     "accounts.Sessions.find": "it determines the principal",
+    "tokens.TokenLookup.find": "it determines the principal",
     "audit.record": "part of a use case",
     "audit.record_files": "part of a use case",
     "faults.FaultEndRecorder.record": "the process itself completes audit records",
@@ -116,7 +117,7 @@ def test_each_permission_has_a_rule_and_each_role_includes_the_one_before() -> N
     assert set(RULES) == set(Permission)
     allowed = [{permission for permission in Permission if allows(role, permission)} for role in Role]
     assert all(less < more for less, more in pairwise(allowed))
-    assert allowed[0] == {Permission.VIEW}
+    assert allowed[0] == {Permission.VIEW, Permission.USE_OWN_ACCOUNT}
     assert allowed[-1] == set(Permission)
 
 

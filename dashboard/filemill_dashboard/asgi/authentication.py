@@ -25,8 +25,10 @@ from filemill.config.logging import LogRateLimit
 from filemill.config.settings import Settings
 from filemill.domain.origins import DEFAULT_PORTS, parse_host
 from filemill.domain.permissions import NOBODY, Principal, Role, local_admin
+from filemill.domain.tokens import contains_token, is_token, token_key
 from filemill.errors import Unavailable
 from filemill.services.accounts import Sessions, TooManyTries, session_key
+from filemill.services.tokens import TokenLookup
 from filemill_dashboard.asgi.sign_in_page import TOO_MANY, WRONG_PASSWORD, WRONG_TOKEN, sign_in_page, sign_out_page
 from filemill_dashboard.rest.errors import error_response
 from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identity
@@ -43,6 +45,9 @@ PASSWORD_CHECKS = 2
 # Cookies of the future are refused; clocks of two dashboards may differ by this.
 CLOCK_SKEW_SECONDS = 120
 REJECTIONS_PER_MINUTE = 30
+IN_URL = (
+    "the URL contains a personal token: send it in an Authorization header; revoke this one, because URLs are logged"
+)
 
 log = structlog.get_logger("authentication")
 _rejections = LogRateLimit(REJECTIONS_PER_MINUTE, 60.0)
@@ -52,7 +57,7 @@ class Authenticator(Protocol):
     """A mode of sign-in."""
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Who the request is from; None: nobody has signed in. Raises Unavailable."""
+        """Who the request is from; None: nobody has signed in. Raises TooManyTries, Unavailable."""
 
     async def sign_in(self, request: Request) -> Response:
         """The response to a GET or POST of the sign-in page. Raises ClientDisconnect, Unavailable."""
@@ -114,22 +119,39 @@ class TokenAuthenticator:
 
 
 class AccountAuthenticator:
-    """Mode `accounts`: people sign in with a name and a password. Sessions are rows, and can be revoked."""
+    """Mode `accounts`: people sign in with a name and a password, programs send a personal token to REST.
 
-    def __init__(self, sessions: Sessions) -> None:
+    Sessions and tokens are rows, and can be revoked.
+    """
+
+    def __init__(self, sessions: Sessions, tokens: TokenLookup) -> None:
         self._sessions = sessions
+        self._tokens = tokens
         # Each check of a password takes 64 MiB and tens of milliseconds of a core.
         self._limiter = anyio.CapacityLimiter(PASSWORD_CHECKS)
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Whose session the cookie names. There are no bearer tokens in this mode."""
+        """Whose token it is, or without one whose session the cookie names. Raises TooManyTries."""
         headers = Headers(scope=scope)
+        authorization = headers.getlist("authorization")
+        if authorization:
+            return await self._owner_of_token(authorization, scope)
         secret = cookie_of(headers, cookie_name(scope))
-        if not secret or "authorization" in headers:
+        if not secret:
             return None
         key = session_key(secret)
         found = self._sessions.cached(key) or await to_thread.run_sync(self._sessions.find, key)
         return None if found is None or found.role is None else Identity(found.name, found.role, session=key.hex())
+
+    async def _owner_of_token(self, authorization: list[str], scope: Scope) -> Identity | None:
+        """Whose token it is. Tokens are for REST: a page could not notice that one was revoked."""
+        scheme, _, given = authorization[0].partition(" ")
+        token, address = given.strip(), address_of(scope)
+        if len(authorization) > 1 or scheme.lower() != "bearer" or not is_token(token) or not _takes_tokens(scope):
+            return None
+        key = token_key(token)
+        found = self._tokens.cached(key, address) or await to_thread.run_sync(self._tokens.find, key, address)
+        return None if found is None or found.role is None else Identity(found.name, found.role, token=found.token)
 
     async def sign_in(self, request: Request) -> Response:
         """Check a name and a password, and start a session. The former session of the browser ends."""
@@ -158,13 +180,13 @@ class AccountAuthenticator:
 class Authentication:
     """Middleware: puts the principal into the scope. Without sign-in, only public paths are served."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, tokens: TokenLookup) -> None:
         self._app = app
         self._authenticator: Authenticator | None = None
         if settings.auth == "token":
             self._authenticator = TokenAuthenticator(settings.launch_token.get_secret_value())
         elif settings.auth == "accounts":
-            self._authenticator = AccountAuthenticator(sessions)
+            self._authenticator = AccountAuthenticator(sessions, tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request or WebSocket."""
@@ -179,16 +201,10 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        try:
-            if path in {SIGN_IN, SIGN_OUT} and scope["type"] == "http":
-                await (await self._sign(self._authenticator, Request(scope, receive)))(scope, receive, send)
-                return
-            identity = await self._authenticator.identify(scope)
-        except Unavailable as error:
-            if path not in PUBLIC_PATHS:
-                await _send_error(error_response(503, "unavailable", str(error)), scope, receive, send)
-                return
-            identity = None
+        identity = await self._identify(self._authenticator, scope, receive)
+        if isinstance(identity, Response):
+            await _send_error(identity, scope, receive, send)
+            return
         if identity is None:
             scope[PRINCIPAL] = NOBODY
             if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
@@ -196,11 +212,30 @@ class Authentication:
             else:
                 await _refuse(scope, receive, send)
             return
-        scope[PRINCIPAL] = Principal(identity.name, identity.role)
+        scope[PRINCIPAL] = Principal(identity.name, identity.role, identity.token)
         if not path.startswith("/api"):
             encoded = identity.encoded().encode()
             scope["headers"] = [*scope["headers"], (IDENTITY_HEADER.lower().encode(), encoded)]
         await self._app(scope, receive, send)
+
+    async def _identify(
+        self, authenticator: Authenticator, scope: Scope, receive: Receive
+    ) -> Identity | Response | None:
+        """Who the request is from, None for nobody, or a response that is all that it gets."""
+        path = scope["path"]
+        if contains_token(path, scope.get("query_string", b"")):
+            return error_response(400, "token_in_url", IN_URL)
+        try:
+            if path in {SIGN_IN, SIGN_OUT} and scope["type"] == "http":
+                return await self._sign(authenticator, Request(scope, receive))
+            return await authenticator.identify(scope)
+        except TooManyTries as error:
+            log_rejection(path, scope)
+            response = error_response(429, "too_many_tries", str(error))
+            response.headers["Retry-After"] = "60"
+            return response
+        except Unavailable as error:
+            return None if path in PUBLIC_PATHS else error_response(503, "unavailable", str(error))
 
     async def _sign(self, authenticator: Authenticator, request: Request) -> Response:
         path, method = request.scope["path"], request.method
@@ -270,6 +305,12 @@ async def read_form(request: Request) -> dict[str, str]:
         return {}
 
 
+def _takes_tokens(scope: Scope) -> bool:
+    """Whether a request is for REST."""
+    path = scope["path"]
+    return scope["type"] == "http" and (path == "/api" or path.startswith("/api/") or path in PUBLIC_PATHS)
+
+
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     log_rejection(scope["path"], scope)
     if (
@@ -279,8 +320,13 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     ):
         await RedirectResponse(SIGN_IN, 303)(scope, receive, send)
         return
-    response = error_response(401, "not_signed_in", "sign in, or send an Authorization header with a bearer token")
-    response.headers["WWW-Authenticate"] = "Bearer"
+    if "authorization" in Headers(scope=scope):
+        reason = "the bearer token is unknown, expired, revoked, or not valid here or from this address"
+        response = error_response(401, "invalid_token", reason)
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    else:
+        response = error_response(401, "not_signed_in", "sign in, or send an Authorization header with a bearer token")
+        response.headers["WWW-Authenticate"] = "Bearer"
     await _send_error(response, scope, receive, send)
 
 

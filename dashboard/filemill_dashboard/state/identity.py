@@ -18,13 +18,14 @@ class Identity(msgspec.Struct, frozen=True):
     """A signed-in principal, as a page gets it.
 
     `expires_at` is in seconds since the epoch; None: never. `session` is the key of a stored session in hexadecimal,
-    which a page looks up at each run; it signs nobody in.
+    which a page looks up at each run; it signs nobody in. `token` is the id of a personal token.
     """
 
     name: str
     role: Role
     expires_at: float | None = None
     session: str | None = None
+    token: int | None = None
 
     def encoded(self) -> str:
         """The value of the header."""

@@ -25,6 +25,7 @@ from filemill.services.dead_letters import Replay, ignore_progress, replay
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
+from filemill.services.tokens import TokenLookup, Tokens
 from filemill_workers.outbox_relay import RelayState
 
 if TYPE_CHECKING:
@@ -98,6 +99,16 @@ class Services:
     def sessions(self) -> Sessions:
         """The sessions of people with accounts."""
         return Sessions(self._engine)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What people do to tokens."""
+        return Tokens(self._engine)
+
+    @cached_property
+    def token_lookup(self) -> TokenLookup:
+        """Whose token a program sends."""
+        return TokenLookup(self._engine)
 
     def offset_reset(self, queue: str) -> OffsetReset:
         """Reset the offsets of a queue's group. Raises InvalidRequest if there is no such queue."""

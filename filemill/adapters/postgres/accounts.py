@@ -29,6 +29,16 @@ class Credentials(msgspec.Struct, frozen=True):
     password_hash: str
 
 
+class OwnSession(msgspec.Struct, frozen=True):
+    """A session as its owner sees it. `id`: the beginning of its key, in hexadecimal, which opens nothing."""
+
+    id: str
+    address: str
+    created_at: datetime
+    used_at: datetime
+    expires_at: datetime
+
+
 class SessionRow(msgspec.Struct, frozen=True):
     """A valid session: its account's name and role, and whether its use should be stored."""
 
@@ -46,6 +56,16 @@ _FIND = sa.text("""
     SELECT name, role, used_at < now() - interval '1 minute'
     FROM sessions JOIN accounts ON accounts.id = account_id
     WHERE key = :key AND disabled_at IS NULL AND expires_at > now() AND used_at > now() - CAST(:idle AS interval)
+""")
+_OWN_SESSIONS = sa.text("""
+    SELECT encode(substr(key, 1, 8), 'hex'), address, sessions.created_at, used_at, expires_at
+    FROM sessions JOIN accounts ON accounts.id = account_id
+    WHERE name = :name AND expires_at > now() AND used_at > now() - CAST(:idle AS interval) ORDER BY used_at DESC
+""")
+_END_OWN = sa.text("""
+    DELETE FROM sessions USING accounts
+    WHERE accounts.id = account_id AND name = :name AND encode(substr(key, 1, 8), 'hex') = :id
+    RETURNING key
 """)
 _CREATE_SESSION = sa.text("""
     INSERT INTO sessions (key, account_id, address, expires_at)
@@ -99,6 +119,16 @@ def find_session(connection: sa.Connection, key: bytes, idle: timedelta) -> Sess
     """A session that is valid now."""
     row = connection.execute(_FIND, {"key": key, "idle": idle}).one_or_none()
     return None if row is None else SessionRow(row[0], Role(row[1]), row[2])
+
+
+def own_sessions(connection: sa.Connection, name: str, idle: timedelta) -> list[OwnSession]:
+    """The valid sessions of an account, the latest used first."""
+    return [OwnSession(*row) for row in connection.execute(_OWN_SESSIONS, {"name": name, "idle": idle})]
+
+
+def end_own_session(connection: sa.Connection, name: str, session: str) -> list[bytes]:
+    """Delete a session of an account; returns its key."""
+    return list(connection.execute(_END_OWN, {"name": name, "id": session}).scalars())
 
 
 def touch_session(connection: sa.Connection, key: bytes) -> None:

@@ -49,7 +49,7 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
     """Apply the missing migrations; returns the revisions before and after.
 
     `application` and `reader` are roles beside the owner: the first may read and change all rows, the second may read,
-    except accounts and their sessions.
+    except accounts, their sessions and their tokens.
 
     Several processes may call this at once: one migrates, the others wait for its lock and find nothing to do. The lock
     ends with the transaction, so a process that dies blocks no other and leaves no partial migration.
@@ -68,7 +68,7 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
         if reader:
             _grant(connection, reader, "SELECT", "SELECT")
             quoted = connection.dialect.identifier_preparer.quote_identifier(reader)
-            connection.exec_driver_sql(f"REVOKE ALL ON accounts, sessions, sign_in_tries FROM {quoted}")
+            connection.exec_driver_sql(f"REVOKE ALL ON accounts, sessions, tokens, sign_in_tries FROM {quoted}")
         return before, head_revision()
 
 

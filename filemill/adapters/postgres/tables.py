@@ -440,6 +440,30 @@ class SignInSession(Base):
     expires_at: Mapped[datetime]
 
 
+class PersonalToken(Base):
+    """A token with which a program uses REST for its owner. Only its hash is stored.
+
+    `role` is the greatest that it has: it never has more than its owner has now. `networks`: the addresses from which
+    it is valid; empty: all.
+    """
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in Role)), name="tokens_role"),
+        Index("tokens_by_account", "account_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    key: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    label: Mapped[str]
+    role: Mapped[str]
+    networks: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+
+
 class SignInTries(Base):
     """Attempts to sign in within the current minute, by account and address, and by address."""
 

@@ -56,11 +56,25 @@ def register(arguments: Sequence[str]) -> None:
         operations,
         orphans,
         stack,
+        tokens,
         users,
         workers,
     )
 
-    groups = (stack, files, handlers, operations, workers, messages, dlq, offsets, orphans, users, administration)
+    groups = (
+        stack,
+        files,
+        handlers,
+        operations,
+        workers,
+        messages,
+        dlq,
+        offsets,
+        orphans,
+        users,
+        tokens,
+        administration,
+    )
     for module in groups:
         module.register(app)
 
