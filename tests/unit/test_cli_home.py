@@ -34,6 +34,8 @@ ARGUMENTS = {
     "handlers show": ["invoice"],
     "handlers try": ["invoice"],
     "messages": ["file.create"],
+    "tokens create": ["ann", "--label", "build"],
+    "tokens revoke": ["1"],
     "users add": ["ann"],
     "users disable": ["ann"],
     "users enable": ["ann"],
