@@ -88,6 +88,11 @@ class DeadLetter(DeadLetterFacts, frozen=True, kw_only=True):
         return self.still_broken and not self.dismissed
 
     @property
+    def source_topic(self) -> str:
+        """The topic of its record; "?" if another program wrote the dead letter without it."""
+        return self.source.split("/", 1)[0]
+
+    @property
     def place(self) -> str:
         """Its position as `partition:offset`, the form that commands take."""
         return f"{self.partition}:{self.offset}"

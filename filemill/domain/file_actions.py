@@ -38,11 +38,17 @@ _DONE = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction
 
 
 class FileSelection(msgspec.Struct, frozen=True):
-    """All files that match a filter: a status (None: any), a search in the title, and a queue ("": any)."""
+    """All files that match a filter: a status (None: any), a search in the title, a queue and a handler ("": any)."""
 
     status: Status | None = None
     search: str = ""
     queue: str = ""
+    handler: str = ""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it leaves out files for another reason than their status."""
+        return bool(self.search.strip() or self.queue or self.handler)
 
     def eligible(self, action: FileAction) -> tuple[Status, ...]:
         """The statuses of the selected files that allow the action."""

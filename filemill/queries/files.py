@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.file_rows import COLUMNS, FIELDS, FileRow, file_row
 from filemill.adapters.postgres.tables import File, StatusCount
 from filemill.domain.cursors import NEWER_FILES, OLDER_FILES
-from filemill.domain.file_actions import FileAction
+from filemill.domain.file_actions import FileAction, FileSelection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, Status, parse_file_id, search_text
 from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.errors import FileIdOutOfRange
@@ -140,6 +140,7 @@ def list_files(
     status: Status | None = None,
     search: str = "",
     queue: str = "",
+    handler: str = "",
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     excerpts: bool = False,
@@ -148,11 +149,11 @@ def list_files(
     """A page of files, newest first unless `oldest_first`. Raises InvalidCursor.
 
     `search` matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
-    page. `queue` "" is any. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
+    page. `queue` and `handler` "" are any. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, above = _edge(cursor)
-    wanted = _wanted(status, search.strip(), queue)
+    wanted = _wanted(FileSelection(status, search, queue, handler))
     if wanted is None:
         return FilePage([], None, None, connection.execute(_NOW).scalar_one(), oldest_first)
     if edge is not None:
@@ -168,6 +169,7 @@ def list_files(
             status=status,
             search=search,
             queue=queue,
+            handler=handler,
             limit=limit,
             excerpts=excerpts,
             oldest_first=oldest_first,
@@ -194,11 +196,14 @@ def count_statuses(connection: sa.Connection) -> StatusCounts:
     )
 
 
-def count_statuses_matching(connection: sa.Connection, search: str) -> StatusCounts:
-    """Count files per status that match a search. With `COUNT_MAX` matches or more, only the newest are counted."""
-    if not search.strip():
+def count_statuses_matching(connection: sa.Connection, selection: FileSelection) -> StatusCounts:
+    """Count files per status that match a filter, whatever its status.
+
+    With `COUNT_MAX` matches or more, only the newest are counted.
+    """
+    if not selection.narrow:
         return count_statuses(connection)
-    found = _matching(list(Status), search)
+    found = _matching(list(Status), selection)
     if found is None:
         return StatusCounts(dict.fromkeys(Status, 0))
     newest = found.add_columns(File.status).order_by(File.id.desc()).limit(COUNT_MAX).subquery()
@@ -207,15 +212,15 @@ def count_statuses_matching(connection: sa.Connection, search: str) -> StatusCou
     return StatusCounts({status: counts.get(status, 0) for status in Status})
 
 
-def count_matching(connection: sa.Connection, statuses: Sequence[Status], search: str = "", queue: str = "") -> int:
-    """How many files of the queue ("": any) have one of the statuses and match the search, up to `COUNT_MAX`.
+def count_matching(connection: sa.Connection, statuses: Sequence[Status], selection: FileSelection) -> int:
+    """How many files have one of the statuses and match the filter, up to `COUNT_MAX`.
 
-    Without a search and a queue the number is exact: it is the sum of the counts that triggers maintain.
+    If the filter names only a status, the number is exact: it is the sum of the counts that triggers maintain.
     """
-    if not search.strip() and not queue:
+    if not selection.narrow:
         counts = count_statuses(connection).by_status
         return sum(counts[status] for status in statuses)
-    found = _matching(statuses, search, queue)
+    found = _matching(statuses, selection)
     if found is None:
         return 0
     some = found.limit(COUNT_MAX).subquery()
@@ -225,15 +230,14 @@ def count_matching(connection: sa.Connection, statuses: Sequence[Status], search
 def matching_ids(
     connection: sa.Connection,
     statuses: Sequence[Status],
-    search: str,
-    queue: str = "",
+    selection: FileSelection,
     *,
     after: int,
     upto: int,
     limit: int,
 ) -> list[int]:
-    """Ids after `after`, up to `upto`, of files of the queue that have one of the statuses and match; ascending."""
-    found = _matching(statuses, search, queue)
+    """Ids after `after`, up to `upto`, of files that have one of the statuses and match the filter; ascending."""
+    found = _matching(statuses, selection)
     if found is None:
         return []
     query = found.where(File.id > after, File.id <= upto).order_by(File.id).limit(limit)
@@ -241,10 +245,10 @@ def matching_ids(
 
 
 def matching_titles(
-    connection: sa.Connection, statuses: Sequence[Status], search: str, queue: str = "", *, upto: int, limit: int
+    connection: sa.Connection, statuses: Sequence[Status], selection: FileSelection, *, upto: int, limit: int
 ) -> list[FileTitle]:
-    """The newest files of the queue up to the id `upto` that have one of the statuses and match the search."""
-    found = _matching(statuses, search, queue)
+    """The newest files up to the id `upto` that have one of the statuses and match the filter."""
+    found = _matching(statuses, selection)
     if found is None:
         return []
     query = found.add_columns(File.title).where(File.id <= upto).order_by(File.id.desc()).limit(limit)
@@ -282,8 +286,8 @@ def newest_id(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.max(File.id))).scalar_one() or 0
 
 
-def _matching(statuses: Sequence[Status], search: str, queue: str = "") -> sa.Select[int] | None:
-    wanted = _wanted(None, search.strip(), queue)
+def _matching(statuses: Sequence[Status], selection: FileSelection) -> sa.Select[int] | None:
+    wanted = _wanted(msgspec.structs.replace(selection, status=None))
     if wanted is None:
         return None
     conditions = [_CONDITIONS[name] for name in wanted]
@@ -318,13 +322,16 @@ def _around(edge: int | None, *, above: bool) -> tuple[int, int]:
     return (min(edge + 1, FILE_ID_MAX), edge) if above else (edge, edge - 1)
 
 
-def _wanted(status: Status | None, search: str, queue: str = "") -> dict[str, Any] | None:
+def _wanted(selection: FileSelection) -> dict[str, Any] | None:
     """The parameters of the conditions, by their names in `_CONDITIONS`. None: no row can match."""
+    status, search, queue, handler = selection.status, selection.search.strip(), selection.queue, selection.handler
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
+    if not all(_storable(text) for text in (search, queue, handler)):
+        return None
     if queue:
-        if "\0" in queue or not _encodable(queue):
-            return None
         wanted["queue" if queue != DEFAULT_QUEUE else "default_queue"] = queue
+    if handler:
+        wanted["handler"] = handler
     if not search:
         return wanted
     number = search.removeprefix("#")
@@ -333,7 +340,7 @@ def _wanted(status: Status | None, search: str, queue: str = "") -> dict[str, An
             return {**wanted, "id": parse_file_id(number)}
         except FileIdOutOfRange:
             return None
-    if len(search) > TITLE_MAX_CHARACTERS or "\0" in search or not _encodable(search):
+    if len(search) > TITLE_MAX_CHARACTERS:
         return None
     folded = search_text(search)
     pattern = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in folded)
@@ -345,6 +352,7 @@ _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
     # The planner uses the partial index of the other queues only if it sees that the queue is not `default`.
     "queue": sa.and_(File.queue == sa.bindparam("queue"), File.queue != sa.literal_column("'default'")),
     "default_queue": File.queue == sa.bindparam("default_queue"),
+    "handler": File.handler == sa.bindparam("handler"),
     "id": File.id == sa.bindparam("id"),
     "title": sa.func.coalesce(File.title_search, File.title).ilike(sa.bindparam("title"), escape="\\"),
     "above": File.id > sa.bindparam("above"),
@@ -359,9 +367,10 @@ def _list_query(conditions: frozenset[str], *, excerpts: bool, ascending: bool) 
     return query.order_by(File.id.asc() if ascending else File.id.desc()).limit(sa.bindparam("rows"))
 
 
-def _encodable(text: str) -> bool:
+def _storable(text: str) -> bool:
+    """Whether a row can contain the text."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from filemill.domain.worker_events import WorkerEvent
+from filemill.domain.queues import DEFAULT_QUEUE
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.group import GroupMember
 
 OPERATIONS_MAX = 200
@@ -69,7 +70,8 @@ _OWNERSHIP_EVENTS = sa.text("""
     WITH heard AS (
         SELECT body, kind, at, worker_id, lag(at) OVER of_worker AS before
         FROM worker_events
-        WHERE at > now() - CAST(:period AS interval) AND coalesce(body ->> 'queue', 'default') = 'default'
+        WHERE at > now() - CAST(:period AS interval)
+          AND (coalesce(body ->> 'queue', 'default') = :queue OR kind IN ('started', 'heartbeat', 'stopped'))
         WINDOW of_worker AS (PARTITION BY worker_id ORDER BY at, "offset")
     )
     SELECT * FROM (
@@ -79,7 +81,7 @@ _OWNERSHIP_EVENTS = sa.text("""
         SELECT * FROM (
             SELECT DISTINCT ON (worker_id) body, NULL::timestamptz, at FROM worker_events
             WHERE at <= now() - CAST(:period AS interval) AND at > now() - CAST(:period AS interval) - interval '1 min'
-              AND coalesce(body ->> 'queue', 'default') = 'default'
+              AND (coalesce(body ->> 'queue', 'default') = :queue OR kind IN ('started', 'heartbeat', 'stopped'))
             ORDER BY worker_id, at DESC
         ) AS earlier
         ORDER BY at DESC LIMIT :most
@@ -105,15 +107,25 @@ _ASSIGNMENTS = sa.text("""
 _NOW = sa.select(sa.func.now())
 
 
-def ownership(connection: sa.Connection, group: str, period: timedelta) -> OwnershipHistory:
-    """Events and samples about the owners of partitions over the last `period`."""
+def ownership(connection: sa.Connection, group: str, period: timedelta, queue: str = DEFAULT_QUEUE) -> OwnershipHistory:
+    """Events and samples about the owners of a queue's partitions over the last `period`. `group`: the queue's."""
     until = connection.execute(_NOW).scalar_one()
+    wanted = {"period": period, "queue": queue, "most": OWNERSHIP_EVENTS_MAX}
     events = [
-        OwnershipEvent(msgspec.convert(body, WorkerEvent), before)
-        for body, before, _ in connection.execute(_OWNERSHIP_EVENTS, {"period": period, "most": OWNERSHIP_EVENTS_MAX})
+        OwnershipEvent(_in_queue(msgspec.convert(body, WorkerEvent), queue), before)
+        for body, before, _ in connection.execute(_OWNERSHIP_EVENTS, wanted)
     ]
     heard = {row.worker_id: row.heard_at for row in connection.execute(_HEARD)}
     return OwnershipHistory(until - period, until, events, heard, _assignment_samples(connection, group, period))
+
+
+def _in_queue(event: WorkerEvent, queue: str) -> WorkerEvent:
+    """A heartbeat with the partitions of this queue: by itself it has those of `default`."""
+    if event.kind is not EventKind.HEARTBEAT or queue == DEFAULT_QUEUE:
+        return event
+    parts = event.vitals.queues if event.vitals is not None else []
+    owned, epoch = next(((part.owned, part.epoch) for part in parts if part.queue == queue), ([], None))
+    return msgspec.structs.replace(event, owned=owned, epoch=epoch)
 
 
 def _assignment_samples(connection: sa.Connection, group: str, period: timedelta) -> list[AssignmentSample]:

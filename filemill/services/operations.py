@@ -163,7 +163,7 @@ class Operations:
     def count(self, action: FileAction, selection: FileSelection) -> int:
         """How many files of the selection allow the action; `COUNT_MAX` stands for that many or more."""
         with self._engine.connect() as connection:
-            return count_matching(connection, selection.eligible(action), selection.search, selection.queue)
+            return count_matching(connection, selection.eligible(action), selection)
 
     def newest_id(self) -> int:
         """The greatest id of a file. Files with a greater one are not part of a selection that is made now."""
@@ -176,16 +176,14 @@ class Operations:
         """The next files of a selection that allow the action: ids greater than `after`, up to `upto`, ascending."""
         with self._engine.connect() as connection:
             statuses = selection.eligible(action)
-            search, queue = selection.search, selection.queue
-            return matching_ids(connection, statuses, search, queue, after=after, upto=upto, limit=limit)
+            return matching_ids(connection, statuses, selection, after=after, upto=upto, limit=limit)
 
     def matching_titles(
         self, action: FileAction, selection: FileSelection, *, upto: int, limit: int
     ) -> list[FileTitle]:
         """The newest files of a selection that allow the action, up to the id `upto`."""
         with self._engine.connect() as connection:
-            statuses, queue = selection.eligible(action), selection.queue
-            return matching_titles(connection, statuses, selection.search, queue, upto=upto, limit=limit)
+            return matching_titles(connection, selection.eligible(action), selection, upto=upto, limit=limit)
 
     def command_workers(self, kind: WorkerCommandKind, worker_id: str | None, principal: Principal) -> None:
         """Send quiet or resume to one worker, or to all (None). Raises UnknownWorker, Unavailable."""

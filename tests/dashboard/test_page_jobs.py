@@ -9,14 +9,15 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.outbox import insert_many
-from filemill.adapters.postgres.tables import File
+from filemill.adapters.postgres.tables import File, LagSample
 from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, checkpoint_key
-from filemill.domain.worker_events import EventKind, WorkerEvent
+from filemill.domain.worker_events import EventKind, QueueVitals, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
 from filemill.ports import ReceivedEvent
 from tests.dashboard.conftest import OpenPage, Page
+from tests.integration import topics
 from tests.integration.announcements import INVOICE, announce
 
 PARAMETERS = {"number": "AB-7", "lines": [{"text": "Work <b>", "price": 1}]}
@@ -139,7 +140,65 @@ def test_files_are_filtered_by_queue(settings: Settings, engine: sa.Engine, open
     urgent, _, plain = insert(engine, NewFile("u", queue="urgent"), NewFile("b", queue="bulk"), NewFile("p"))
     for queue, expected in (("urgent", urgent), ("default", plain)):
         assert [row["id"] for row in open_page(settings, queue=queue).rows()] == [expected]
+        tiles = {
+            tile["value"]: tile["count"]
+            for tile in open_page(settings, queue=queue).shown("filter_tiles", "tiles")["tiles"]
+        }
+        assert (tiles[""], tiles["pending"]) == (1, 1)
     assert len(open_page(settings).rows()) == 3
+
+
+def test_dead_letters_are_filtered_by_the_queue_of_their_record(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    for queue in ("default", "jobs"):
+        headers = [("filemill-topic", settings.all_queues[queue].topic.encode()), ("filemill-reason", queue.encode())]
+        headers += [("filemill-partition", b"0"), ("filemill-offset", b"1")]
+        topics.publish(settings, settings.topic_dead_letters, [b"{}"], partition=0, headers=headers)
+    for queue in ("default", "jobs"):
+        rows = open_page(settings, "letters", queue=queue).shown("grid", "letters")["rows"]
+        assert [row["cells"]["reason"] for row in rows] == [queue]
+    assert len(open_page(settings, "letters").shown("grid", "letters")["rows"]) == 2
+    assert open_page(settings, "letters", queue="bulk").shown("bars", "reasons")["empty"] == "No matching dead letters."
+
+
+def test_the_charts_of_pipeline_show_the_selected_queue(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage
+) -> None:
+    now = datetime.now(UTC)
+    vitals = Vitals(queues=[QueueVitals(queue="jobs", owned=[2], epoch=4)])
+    events = [
+        WorkerEvent(
+            kind=EventKind.ASSIGNED, worker_id="worker-1", timestamp=now - timedelta(seconds=9), partitions=[0]
+        ),
+        WorkerEvent(
+            kind=EventKind.ASSIGNED,
+            worker_id="worker-1",
+            timestamp=now - timedelta(seconds=8),
+            partitions=[1, 2],
+            owned=[1, 2],
+            queue="jobs",
+        ),
+        WorkerEvent(
+            kind=EventKind.HEARTBEAT, worker_id="worker-1", timestamp=now, owned=[0], partitions=[], vitals=vitals
+        ),
+    ]
+    with engine.begin() as connection:
+        store_events(connection, [ReceivedEvent(2, 200 + place, event) for place, event in enumerate(events)])
+        for queue, lag in (("default", 3), ("jobs", 70)):
+            sample = {"group_id": settings.of_queue(queue).group_id, "sampled_at": now, "partition": 1}
+            connection.execute(
+                sa.insert(LagSample).values(
+                    **sample, begin_offset=0, end_offset=100, committed_offset=100 - lag, lag=lag
+                )
+            )
+    shown = {}
+    for queue in ("default", "jobs"):
+        page = open_page(settings, "pipeline", queue=queue)
+        (trace,) = page.shown("chart", "lag")["figure"]["data"]
+        rows = page.shown("grid", "moves")["rows"]
+        shown[queue] = trace["y"], {row["cells"]["partition"] for row in rows}
+    assert shown == {"default": ([3], {"P0"}), "jobs": ([70], {"P1", "P2"})}
 
 
 def test_performance_is_divided_by_handler_and_queue(

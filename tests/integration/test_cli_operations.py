@@ -15,7 +15,7 @@ from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, Operation, OutboxRow
 from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings, as_environment
-from filemill.domain.files import new_file
+from filemill.domain.files import NewFile, new_file
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap, cli
 from filemill.ports import ReceivedEvent
@@ -75,6 +75,11 @@ def test_a_search_selects_the_files_that_allow_the_action(command: Command, engi
     assert retried == {"retried": failed, "refused": []}
     assert statuses(engine) == {pending[0]: "cancelled", pending[1]: "pending", failed[0]: "pending"}
     assert command("retry", "--search", "report", "1").exit_code == 2
+    with engine.begin() as connection:
+        urgent, invoice = insert_many(connection, [NewFile("u", queue="urgent"), NewFile("i", "", "invoice")])
+    for option, expected in ((("--queue", "urgent"), urgent), (("--handler", "invoice"), invoice)):
+        assert json.loads(command("cancel", *option, "--json").stdout)["cancelled"] == [expected]
+        assert command("cancel", *option, "1").exit_code == 2
     refused = command("cancel", "--search", "report", "--all", "completed")
     assert (refused.exit_code, "completed files cannot be cancelled" in refused.stderr) == (2, True)
 

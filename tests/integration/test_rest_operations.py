@@ -7,9 +7,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import Operation, Tombstone
 from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
+from filemill.domain.files import NewFile
 from filemill.domain.permissions import local_admin
 from filemill.domain.worker_events import EventKind, Vitals, WorkerEvent
 from filemill.entrypoints import bootstrap
@@ -129,6 +131,10 @@ def test_a_bulk_action_selects_files_by_id_or_by_filter(rest: Rest, engine: sa.E
     assert (second["done"], second["more"]) == ([ids[2]], False)
     left = {row["id"]: row["status"] for row in rest.client.get("/api/files").json()["items"]}
     assert left == {ids[0]: "pending", ids[3]: "failed", waiting: "pending"}
+    with engine.begin() as connection:
+        urgent, invoice = insert_many(connection, [NewFile("u", queue="urgent"), NewFile("i", "", "invoice")])
+    for narrowed, expected in (({"queue": "urgent"}, urgent), ({"handler": "invoice"}, invoice)):
+        assert rest.client.post("/api/files/cancel", json={"all": True, **narrowed}).json()["done"] == [expected]
     everything = rest.client.post("/api/files/cancel", json={"all": True}).json()
     assert everything["done"] == [ids[0], waiting]
 

@@ -19,6 +19,7 @@ from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.preview import preview
+from filemill_dashboard.components.queue_filter import queue_filter
 from filemill_dashboard.components.record_details import link_to_record
 from filemill_dashboard.components.replay_dialog import open_replay_dialog, replay_dialog
 from filemill_dashboard.components.view_url import search_box, select_option, update_view
@@ -67,6 +68,7 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     ):
         page_shell.section_heading("Reasons")
         with st.container(key="dead-letter-filter", horizontal=True, vertical_alignment="center", width="content"):
+            queue = queue_filter(data)
             text = search_box("Search", "Reason, or #id of a file", "find", live="300ms", width=220)
             view = select_option("Show", VIEWS, VIEWS[0], "view")
     if reading.value is None:
@@ -79,8 +81,19 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     error = reading.error
     warning = [Notice("warn", "Showing stale data", error)] if error else []
     show_notices("dead-letters-notice", warning)
-    within = [letter for letter in reading.value.items if _in_view(letter, view) and _matches(letter, text)]
-    empty = "No matching dead letters." if text else "None." if view == "All" else f"No {view.lower()} dead letters."
+    topic = data.services.settings.all_queues[queue].topic if queue else ""
+    within = [
+        letter
+        for letter in reading.value.items
+        if _in_view(letter, view) and _matches(letter, text) and (not topic or letter.source_topic == topic)
+    ]
+    empty = (
+        "No matching dead letters."
+        if text or queue
+        else "None."
+        if view == "All"
+        else f"No {view.lower()} dead letters."
+    )
     bars(
         "reasons",
         reason_counts(within),

@@ -54,17 +54,17 @@ def _empty(query: FileQuery, reading: CachedValue[FilePage]) -> tuple[str, str]:
     return "No files yet", "Enter a title above and click Create file."
 
 
-def _tiles(data: PageData, snapshot: CachedValue[Snapshot], status: Status | None, search: str) -> None:
-    """Draw the number of files per status; with a search, of those that match it."""
+def _tiles(data: PageData, snapshot: CachedValue[Snapshot], status: Status | None, search: str, queue: str) -> None:
+    """Draw the number of files per status; with a search or a queue, of those that match."""
     counts, error = (snapshot.value.overview.counts if snapshot.value else None), snapshot.error
-    if search:
-        matching = data.matching_counts(search)
+    if search or queue:
+        matching = data.matching_counts(search, queue)
         counts, error = matching.value, matching.error
     status_tiles(
         counts,
         status,
         stale=error is not None,
-        searching=bool(search),
+        searching=bool(search or queue),
         on_choice=lambda selected: update_view(status=selected),
     )
 
@@ -78,7 +78,7 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         queue = queue_filter(data)
         job_button()
         with tiles:
-            _tiles(data, snapshot, status, search)
+            _tiles(data, snapshot, status, search, queue)
         bulk_menu(FileSelection(status, search, queue))
     cursor = st.query_params.get("cursor") or None
     query = FileQuery(status, search, cursor, st.query_params.get("sort") == OLDEST, queue=queue)

@@ -17,6 +17,7 @@ from filemill_dashboard.components.notebook_link import notebook_link
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.offset_dialog import offset_dialog, reset_button
 from filemill_dashboard.components.outbox_chart import outbox_chart
+from filemill_dashboard.components.queue_filter import queue_selector
 from filemill_dashboard.components.queue_table import queue_table
 from filemill_dashboard.components.rebalance_chart import rebalance_chart
 from filemill_dashboard.components.resubmit import resubmit_button
@@ -62,8 +63,8 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     _queues(data)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
-            _lag(data, overview, dimmed=dimmed)
-            _rebalances(data, visibility)
+            queue = _lag(data, overview, dimmed=dimmed)
+            _rebalances(data, visibility, queue)
             _outbox(data, overview)
             facts("roles", role_facts(data, overview, visibility), title="Active roles", stale=stale)
         with st.container(key="right"):
@@ -98,17 +99,20 @@ def _queues(data: PageData) -> None:
         queue_table(reading.value, stale=reading.error is not None)
 
 
-def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> None:
+def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> str:
+    """Draw the lag; returns the queue that was selected for the charts."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         page_shell.section_heading("Lag per partition")
         with st.container(key="period-bar", horizontal=True, vertical_alignment="center", width="content"):
+            queue = queue_selector(data)
             selected = select_option("Period", list(PERIODS), PERIOD_DEFAULT, "period")
             notebook_link(period=PERIODS[selected])
     period = PERIODS[selected]
-    history = data.lag_history(period)
+    history = data.lag_history(period, queue)
     as_of = overview.as_of if overview else None
     stale = dimmed or history.error is not None
     lag_chart(history.value, period, as_of, annotations_of(data.chart_operations(period)), stale=stale)
+    return queue
 
 
 def _outbox(data: PageData, overview: Overview | None) -> None:
@@ -121,9 +125,9 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
     )
 
 
-def _rebalances(data: PageData, visibility: Visibility) -> None:
+def _rebalances(data: PageData, visibility: Visibility, queue: str) -> None:
     period = PERIODS[st.session_state.get("period") or PERIOD_DEFAULT]
-    reading = data.ownership(period)
+    reading = data.ownership(period, queue)
     ownership, stale = reading.value, reading.error is not None or not visibility.events_known
     known = {"events_known": visibility.events_known, "silence_known": visibility.silence_known}
     periods = ownership_periods(ownership, **known) if ownership else []

@@ -16,7 +16,7 @@ def status_tiles(
     searching: bool,
     on_choice: Callable[[str], None],
 ) -> None:
-    """Draw the tiles. `searching`: the counts are of a search. `on_choice` gets a status, or "" for all."""
+    """Draw the tiles. `searching`: the counts are of a search or a queue. `on_choice` gets a status, or "" for all."""
     tiles = [Tile("", "All matching" if searching else "All files", counts.total if counts else None, "none")]
     tiles += [
         Tile(status.value, status.value.capitalize(), counts.by_status[status] if counts else None, TONES[status])

@@ -24,18 +24,23 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=IDS_MAX)]
 
 
 class FileSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The files to act on: `ids`, or `all` that match `status` and `search`, at most `limit` in one request."""
+    """The files to act on: `ids`, or `all` that match, at most `limit` in one request.
+
+    `all` is narrowed by `status`, `search`, `queue` and `handler`.
+    """
 
     ids: Annotated[list[FileId], msgspec.Meta(max_length=IDS_MAX)] = []
     all: bool = False
     status: Status | None = None
     search: Annotated[str, msgspec.Meta(max_length=TITLE_MAX_CHARACTERS)] = ""
     limit: Limit = IDS_MAX
+    queue: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    handler: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
     @property
     def selection(self) -> FileSelection:
         """The filter of `all`."""
-        return FileSelection(self.status, self.search)
+        return FileSelection(self.status, self.search, self.queue, self.handler)
 
 
 class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):

@@ -20,8 +20,9 @@ from filemill.adapters.kafka.topic_browser import BrowseQuery, BrowseResult, bro
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.config.settings import Settings
 from filemill.domain.dead_letters import DeadLetter
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import Status
-from filemill.domain.queues import Queue
+from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.attempts import HandlerAttempt, attempt_log, handler_attempts
@@ -189,7 +190,7 @@ class PageData:
         self.deletions = Deletions(services.operations.delete, on_end=self.invalidate)
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
         self._files = self._cached(self._read_files, TTL_SECONDS, hurried=lambda: self._database_fails)
-        self._matching_counts: KeyedCache[str, StatusCounts] = self._cached_query(count_statuses_matching)
+        self._matching_counts: KeyedCache[FileSelection, StatusCounts] = self._cached_query(count_statuses_matching)
         self._file = self._cached_query(get_file)
         self._file_timeline = self._cached_query(file_timeline)
         self._job: KeyedCache[int, FileDetails | None] = self._cached_query(_job)
@@ -272,9 +273,9 @@ class PageData:
         """A page of the list of files. Raises InvalidCursor."""
         return self._files.get(query)
 
-    def matching_counts(self, search: str) -> CachedValue[StatusCounts]:
-        """The number of files per status that match a search."""
-        return self._matching_counts.get(search)
+    def matching_counts(self, search: str, queue: str) -> CachedValue[StatusCounts]:
+        """The number of files per status that match a search in a queue ("": any)."""
+        return self._matching_counts.get(FileSelection(None, search, queue))
 
     def file(self, file_id: int) -> CachedValue[FileRow | None]:
         """The row of a file; the value is None if there is none."""
@@ -333,9 +334,9 @@ class PageData:
         """The number of accepted files and their statuses."""
         return self._ledger.get("")
 
-    def ownership(self, period_seconds: int) -> CachedValue[OwnershipHistory]:
-        """Events and samples about the owners of partitions over one of `PERIODS`."""
-        return self._ownership[period_seconds].get("")
+    def ownership(self, period_seconds: int, queue: str = DEFAULT_QUEUE) -> CachedValue[OwnershipHistory]:
+        """Events and samples about the owners of a queue's partitions over one of `PERIODS`."""
+        return self._ownership[period_seconds].get(queue)
 
     def chart_operations(self, period_seconds: int) -> list[AuditEntry]:
         """Operations on workers, topics and the group over one of `PERIODS`, for the annotations of charts."""
@@ -389,9 +390,9 @@ class PageData:
             file = get_file(connection, file_id)
         return None if file is None else read_preview(self.services, file, object_key)
 
-    def lag_history(self, period_seconds: int) -> CachedValue[LagHistory]:
-        """Lag per partition over one of `PERIODS`."""
-        return self._lags[period_seconds].get(period_seconds)
+    def lag_history(self, period_seconds: int, queue: str = DEFAULT_QUEUE) -> CachedValue[LagHistory]:
+        """Lag per partition of a queue over one of `PERIODS`."""
+        return self._lags[period_seconds].get((period_seconds, queue))
 
     def outbox_history(self, period_seconds: int) -> CachedValue[OutboxHistory]:
         """The outbox over one of `PERIODS`."""
@@ -518,8 +519,10 @@ class PageData:
             )
 
     def _ownership_query(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:
-        group = self.services.settings.group_id
-        return lambda connection, _key: ownership(connection, group, timedelta(seconds=period))
+        settings = self.services.settings
+        return lambda connection, queue: ownership(
+            connection, settings.of_queue(queue).group_id, timedelta(seconds=period), queue
+        )
 
     def _outbox_query(self, period: int) -> Callable[[sa.Connection, str], OutboxHistory]:
         interval = self.services.settings.monitor_interval_seconds
@@ -527,8 +530,9 @@ class PageData:
             connection, timedelta(seconds=period), interval_seconds=interval, points=HISTORY_POINTS
         )
 
-    def _read_lags(self, period_seconds: int) -> LagHistory:
-        settings = self.services.settings
+    def _read_lags(self, key: tuple[int, str]) -> LagHistory:
+        period_seconds, queue = key
+        settings = self.services.settings.of_queue(queue)
         with self.services.connect() as connection:
             return lag_history(
                 connection,

@@ -30,10 +30,16 @@ Search = Annotated[
         show_default=False,
     ),
 ]
+QueueName = Annotated[
+    str, typer.Option("--queue", help="All files of this queue whose status allows the action.", show_default=False)
+]
+HandlerName = Annotated[
+    str, typer.Option("--handler", help="All files of this handler whose status allows the action.", show_default=False)
+]
 # A confirmation names this many files, with so much of their titles.
 TITLES_SHOWN = 5
 TITLE_CHARACTERS = 60
-NOT_CHOSEN = "give either ids, or --all STATUS and --search TEXT (or one of them)"
+NOT_CHOSEN = "give either ids, or at least one of --all STATUS, --search TEXT, --queue NAME and --handler NAME"
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +57,8 @@ def retry(
     ids: Ids = None,
     every: All = None,
     search: Search = "",
+    queue: QueueName = "",
+    handler: HandlerName = "",
     home: Home = None,
     *,
     lost: Annotated[
@@ -60,10 +68,11 @@ def retry(
 ) -> None:
     """Process failed or cancelled files again, each in a new run; also files whose records are gone from Kafka."""
     settings = load(home=home)
+    selection = FileSelection(every, search.strip(), queue, handler)
     if lost:
-        _retry_lost(_operations(settings), named=bool(ids or every or search.strip()), as_json=as_json)
+        _retry_lost(_operations(settings), named=bool(ids or every or selection.narrow), as_json=as_json)
         return
-    _apply(settings, FileAction.RETRY, _chosen(settings, FileAction.RETRY, ids, every, search), as_json=as_json)
+    _apply(settings, FileAction.RETRY, _chosen(settings, FileAction.RETRY, ids, selection), as_json=as_json)
 
 
 def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
@@ -81,17 +90,26 @@ def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
 
 
 def cancel(
-    ids: Ids = None, every: All = None, search: Search = "", home: Home = None, *, as_json: AsJson = False
+    ids: Ids = None,
+    every: All = None,
+    search: Search = "",
+    queue: QueueName = "",
+    handler: HandlerName = "",
+    home: Home = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel files that are pending or processing."""
-    settings = load(home=home)
-    _apply(settings, FileAction.CANCEL, _chosen(settings, FileAction.CANCEL, ids, every, search), as_json=as_json)
+    settings, selection = load(home=home), FileSelection(every, search.strip(), queue, handler)
+    _apply(settings, FileAction.CANCEL, _chosen(settings, FileAction.CANCEL, ids, selection), as_json=as_json)
 
 
 def delete(
     ids: Ids = None,
     every: All = None,
     search: Search = "",
+    queue: QueueName = "",
+    handler: HandlerName = "",
     home: Home = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
@@ -99,24 +117,22 @@ def delete(
 ) -> None:
     """Delete files that are completed, failed or cancelled, and their objects."""
     settings = load(home=home)
-    chosen = _chosen(settings, FileAction.DELETE, ids, every, search)
+    chosen = _chosen(settings, FileAction.DELETE, ids, FileSelection(every, search.strip(), queue, handler))
     if not yes:
         _confirm_deletion(settings, chosen)
     _apply(settings, FileAction.DELETE, chosen, as_json=as_json)
 
 
-def _chosen(
-    settings: Settings, action: FileAction, ids: Sequence[int] | None, every: Status | None, search: str
-) -> list[int]:
+def _chosen(settings: Settings, action: FileAction, ids: Sequence[int] | None, selection: FileSelection) -> list[int]:
     """The ids that were given, or those of the files that match, ascending."""
-    search = search.strip()
-    if bool(ids) == (every is not None or bool(search)):
+    every = selection.status
+    if bool(ids) == (every is not None or selection.narrow):
         fail(NOT_CHOSEN, 2)
     if ids:
         return list(dict.fromkeys(ids))
-    if every is not None and not search:
+    if every is not None and not selection.narrow:
         return _with_status(settings, every)
-    operations, selection = _operations(settings), FileSelection(every, search)
+    operations = _operations(settings)
     if not selection.eligible(action):
         allowed = " or ".join(status.value for status in action.statuses)
         fail(f"{every} files cannot be {action.done}, only {allowed} ones", 2)
