@@ -8,6 +8,7 @@ import filemill
 from filemill_dashboard.components import status_style
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.state.principals import page_principal
+from filemill_dashboard.state.services import current
 
 st.set_page_config(
     page_title="filemill",
@@ -24,6 +25,13 @@ PAGES = {
     "messages": st.Page("app_pages/messages.py", title="Messages", url_path="messages"),
     "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
     "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
+    # Only in mode `accounts` are there accounts.
+    "account": st.Page(
+        "app_pages/account.py",
+        title="Account",
+        url_path="account",
+        visibility="visible" if current().settings.auth == "accounts" else "hidden",
+    ),
     "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
 }
 st.session_state["pages"] = PAGES

@@ -33,6 +33,12 @@ def page_principal() -> Principal:
         return NOBODY  # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked
 
 
+def page_session() -> str | None:
+    """The key of the viewer's stored session, in hexadecimal; None in the modes without such sessions."""
+    header = st.user.get(USER_KEY)
+    return decode_identity(header).session if isinstance(header, str) else None
+
+
 def why_not(permission: Permission) -> str:
     """Why the viewer may not use a control, for its tooltip; empty if the viewer may."""
     forbidden = refusal(page_principal(), permission)
