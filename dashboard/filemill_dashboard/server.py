@@ -122,7 +122,11 @@ def build_app(settings: Settings) -> ASGIApp:
         health_pool.shutdown(wait=False, cancel_futures=True)
 
     pages = App(HERE / "app.py", lifespan=lifespan, on_script_error=show_bug)
-    rest = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
+    rest = build_api(
+        services,
+        lambda: check_all(services, health_pool, settings.server_timeout_seconds),
+        lambda workers: current().worker_states(workers),
+    )
     authorized = RestAuthorization(CoalescingMiddleware(rest), engine, RequestThreads(settings))
     authenticated = Authentication(PathRouter(pages, authorized), settings, services.sessions, services.token_lookup)
     return ResponseHeaders(RequestFilter(authenticated, settings))

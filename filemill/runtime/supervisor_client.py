@@ -59,6 +59,12 @@ class SupervisorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     code: CommandRejection | None = None
 
 
+class OutcomeUnknown(Unavailable):
+    """A command was sent and no response came: it was executed, or is being executed, or was not."""
+
+    default_code = "supervisor-no-answer"
+
+
 class CommandRejected(ValueError):
     """The supervisor rejected a command; `code` and the text give the reason."""
 
@@ -68,21 +74,31 @@ class CommandRejected(ValueError):
 
 
 def send(stack: StackState, command: SupervisorCommand) -> SupervisorResponse:
-    """Send a command and wait for the response. Raises CommandRejected; Unavailable if there is no supervisor."""
+    """Send a command and wait for the response. Raises CommandRejected and Unavailable: it was not executed.
+
+    Raises OutcomeUnknown if the command may have been executed.
+    """
     if stack.control is None:
         raise Unavailable(
             "the stack has no control socket: it was started by an older version", code="supervisor-without-control"
         )
-    try:
-        with socket.socket(socket.AF_UNIX) as channel:
-            channel.settimeout(TIMEOUT_SECONDS)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(TIMEOUT_SECONDS)
+        try:
             channel.connect(stack.control)
+        except OSError as error:
+            raise Unavailable(
+                f"the stack's supervisor does not answer: {error}", code="supervisor-unreachable"
+            ) from None
+        try:
             channel.sendall(msgspec.json.encode(command) + b"\n")
             with channel.makefile("rb") as lines:
-                line = lines.readline(RESPONSE_MAX_BYTES)
-        response = msgspec.json.decode(line, type=SupervisorResponse)
-    except (OSError, msgspec.DecodeError) as error:
-        raise Unavailable(f"the stack's supervisor does not answer: {error}", code="supervisor-unreachable") from None
+                response = msgspec.json.decode(lines.readline(RESPONSE_MAX_BYTES), type=SupervisorResponse)
+        except (OSError, msgspec.DecodeError) as error:
+            raise OutcomeUnknown(
+                f"the stack's supervisor received the command and did not confirm it: {error}",
+                "The list of workers shows whether it was executed",
+            ) from None
     if response.error is not None:
         raise CommandRejected(response.error, response.code or CommandRejection.FAILED)
     return response

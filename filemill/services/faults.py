@@ -19,7 +19,14 @@ from filemill.domain.permissions import Permission, Principal
 from filemill.errors import Unavailable
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
-from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
+from filemill.runtime.supervisor_client import (
+    CommandRejected,
+    CommandRejection,
+    FaultKind,
+    OutcomeUnknown,
+    SupervisorCommand,
+    send,
+)
 from filemill.services.access import authorize
 from filemill.services.audit import log_refusal, record
 
@@ -66,12 +73,11 @@ class FaultOption:
 
 def fault_options(stack: StackState | None, entries: list[JournalEntry]) -> list[FaultOption]:
     """All faults that a page offers: those of the servers, then those of the workers without the page itself."""
-    active = {entry.target for entry in entries if entry.ended is None}
 
     def refusal(target: str) -> CommandRejection | None:
         if stack is None:
             return CommandRejection.NOT_ALLOWED
-        return CommandRejection.FAULT_ACTIVE if target in active else None
+        return CommandRejection.FAULT_ACTIVE if active_fault(stack, entries, target) is not None else None
 
     found = [
         FaultOption(kind, name, label, effect, has_duration=True, refusal=refusal(name))
@@ -90,8 +96,8 @@ def fault_options(stack: StackState | None, entries: list[JournalEntry]) -> list
 def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: float, principal: Principal) -> None:
     """Record the fault, then send it to the supervisor. Raises CommandRejected, Unavailable: it was not injected.
 
-    Raises Forbidden. The record comes first: after PostgreSQL was killed nothing could be recorded. A rejection before
-    that is only logged.
+    Raises OutcomeUnknown: it may have been injected. Raises Forbidden. The record comes first: after PostgreSQL was
+    killed nothing could be recorded. A rejection before that is only logged.
     """
     authorize(engine, principal, Permission.INJECT_FAULTS, fault=option.kind, target=option.target)
     now = {one.key: one for one in fault_options(stack, journal_of(stack))}
@@ -107,6 +113,8 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
     command = SupervisorCommand("fault", fault=option.kind, target=option.target, seconds=seconds, key=key)
     try:
         send(stack, command)
+    except OutcomeUnknown:
+        raise  # the journal knows
     except (CommandRejected, Unavailable) as error:
         _complete(engine, key, {"refused": str(error)})
         raise
@@ -125,10 +133,12 @@ def end_fault(engine: sa.Engine, stack: StackState, target: str, principal: Prin
 
 def active_fault(stack: StackState | None, entries: Sequence[JournalEntry], target: str) -> JournalEntry | None:
     """The fault of this stack that lasts on a target now. `entries`: newest first."""
-    if stack is None:
-        return None
-    ours = (entry for entry in entries if entry.target == target and entry.began >= stack.supervisor.created)
-    return next((entry for entry in ours if entry.ended is None), None)
+    return next((entry for entry in entries if entry.target == target and is_active(stack, entry)), None)
+
+
+def is_active(stack: StackState | None, entry: JournalEntry) -> bool:
+    """Whether a fault lasts now. One that has no end was interrupted if the stack that injected it has ended."""
+    return stack is not None and entry.ended is None and entry.began >= stack.supervisor.created
 
 
 def _refuse(principal: Principal, option: FaultOption, code: CommandRejection, reason: str) -> None:

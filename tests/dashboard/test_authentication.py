@@ -352,7 +352,7 @@ def test_a_path_with_a_line_feed_at_its_end_is_unknown() -> None:
 def test_each_endpoint_of_the_app_is_in_the_table() -> None:
     given = load()
     engine = bootstrap.create_engine(given, "test")
-    app = build_api(Services(given, engine), list)
+    app = build_api(Services(given, engine), list, lambda _workers: {})
     engine.dispose()
     routes = [route for route in app.routes if isinstance(route, Route) and route.methods]
     assert {(method, route.path) for route in routes for method in route.methods or ()} == set(ENDPOINTS)

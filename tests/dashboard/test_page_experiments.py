@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from filemill.queries.history import AuditEntry
-from filemill.runtime.journal import Journal
+from filemill.runtime.journal import Journal, JournalEntry
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import SupervisorCommand
 from filemill.services import faults
@@ -251,6 +252,19 @@ def test_the_journal_shows_active_faults_and_the_audit_log_gets_their_end(
     assert mark.until_ms < mark.at_ms + 30_000
     page = open_page(settings, "pipeline")
     assert page.shown("chart", "lag")["annotations"][0]["text"] == "s3 killed for 60 s · page"
+
+
+def test_a_fault_that_its_stack_did_not_survive_is_not_active(
+    supervisor: FakeSupervisor, settings: Settings, tmp_path: Path, open_page: OpenPage
+) -> None:
+    del supervisor
+    stack = stack_of(tmp_path, None, settings)
+    entry = JournalEntry(kind="fault", name="s3 killed", target="s3", began=stack.supervisor.created - 60)
+    line = {"moment": "begin", **msgspec.to_builtins(entry)}
+    (tmp_path / FAULTS_FILE).write_text(json.dumps(line) + "\n")
+    page = open_page(settings, "experiments", part="Faults")
+    assert [row["cells"]["event"] for row in rows(page, "fault-journal")] == ["s3 killed (no end recorded)"]
+    assert {row["actions"][0]["disabled_reason"] for row in rows(page, "offers")} == {""}
 
 
 def test_the_page_works_while_all_servers_are_unreachable(

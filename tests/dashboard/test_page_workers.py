@@ -17,14 +17,17 @@ from filemill.adapters.postgres.worker_events import store_events
 from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, WorkerEvent
+from filemill.entrypoints import bootstrap
+from filemill.errors import Unavailable
 from filemill.ports import ReceivedEvent
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
-from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, write_state
-from filemill.runtime.supervisor_client import SupervisorCommand, SupervisorResponse
+from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, running_stack, write_state
+from filemill.runtime.supervisor_client import CommandRejected, OutcomeUnknown, SupervisorCommand, SupervisorResponse
 from filemill.services import stack_workers
 from filemill_dashboard.components.grid import data_grid
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.group_samples import insert_samples
+from tests.principals import PAGE
 
 PAGE_WORKERS = 50
 
@@ -300,6 +303,54 @@ def test_a_worker_is_stopped_or_killed_only_after_a_confirmation_that_names_it(
     assert page.run().shown("notices", "worker-outcome")["notices"][0]["title"].startswith("processor-1 was ")
     with engine.connect() as connection:
         assert list(connection.execute(sa.select(Operation.action)).scalars()) == [f"stack.{action}"]
+
+
+@pytest.mark.parametrize(
+    ("error", "title", "noted"),
+    [
+        (CommandRejected("the worker has just ended"), "Command not executed", True),
+        (Unavailable("the supervisor does not answer"), "Command not executed", True),
+        (OutcomeUnknown("the supervisor did not confirm it"), "Outcome unknown", False),
+    ],
+)
+def test_a_command_that_was_not_confirmed_claims_only_what_is_known(
+    error: Exception,
+    title: str,
+    noted: bool,
+    settings: Settings,
+    engine: sa.Engine,
+    open_page: OpenPage,
+    stack: list[SupervisorCommand],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: object) -> SupervisorResponse:
+        raise error
+
+    monkeypatch.setattr(stack_workers, "send", fail)
+    page = open_page(settings, "workers", worker="processor-1")
+    page.app.session_state["scale-menu"] = True
+    page.run().app.number_input(key="scale-count").set_value(3)
+    page.run()
+    page.press("Scale from 1 to 3")
+    page.run()
+    assert stack == []
+    outcome = page.shown("notices", "worker-outcome")["notices"][0]
+    assert (outcome["title"], outcome["text"]) == (title, str(error))
+    with engine.connect() as connection:
+        (detail,) = connection.execute(sa.select(Operation.detail)).scalars()
+    assert detail.get("refused") == (str(error) if noted else None)
+
+
+def test_no_command_is_sent_that_cannot_be_recorded(settings: Settings, stack: list[SupervisorCommand]) -> None:
+    unreachable = bootstrap.create_engine(settings.model_copy(update={"database_port": closed_port()}), "test")
+    running = running_stack(settings.home)
+    assert running is not None
+    with pytest.raises(Unavailable):
+        stack_workers.send_supervisor_command(
+            unreachable, running, SupervisorCommand("kill", worker="processor-1"), PAGE
+        )
+    unreachable.dispose()
+    assert stack == []
 
 
 def test_a_cancelled_confirmation_stops_nothing(

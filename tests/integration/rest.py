@@ -21,6 +21,7 @@ from filemill_dashboard.rest.permissions import RestAuthorization
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.server import listen
 from filemill_dashboard.state.health import check_all
+from filemill_dashboard.state.page_data import PageData
 from filemill_dashboard.state.services import Services
 from filemill_workers.outbox_relay import RelayState
 
@@ -66,7 +67,12 @@ def serving(settings: Settings) -> Iterator[Rest]:
     engine = bootstrap.create_engine(settings, "rest")
     services = Services(settings, engine, relay)
     with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", 0) as listener:
-        app = build_api(services, lambda: check_all(services, health_pool, settings.server_timeout_seconds))
+        data = PageData(services)
+        app = build_api(
+            services,
+            lambda: check_all(services, health_pool, settings.server_timeout_seconds),
+            data.worker_states,
+        )
         authorized = RestAuthorization(app, engine, RequestThreads(settings))
         authentication = Authentication(authorized, settings, services.sessions, services.token_lookup)
         filtered = ResponseHeaders(RequestFilter(authentication, settings))
@@ -83,6 +89,7 @@ def serving(settings: Settings) -> Iterator[Rest]:
         finally:
             server.should_exit = True
             thread.join(START_SECONDS)
+            data.close()
             services.close()
 
 

@@ -1,7 +1,7 @@
 """REST: retry, cancel, delete, one and many; dead letters; workers."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -20,7 +20,11 @@ from filemill.queries.group import Lags, PartitionLag
 from filemill.queries.overview import overview
 from filemill.services.audit import record
 from tests.integration import topics
-from tests.integration.rest import Rest, change
+from tests.integration.processes import wait_until
+from tests.integration.rest import Rest, change, serving
+from tests.integration.test_rest_health import closed_port
+
+CHECK_SECONDS = 30.0
 
 
 def failed(rest: Rest, engine: sa.Engine, title: str = "a") -> int:
@@ -234,6 +238,29 @@ def test_workers_are_listed_in_pages(rest: Rest, engine: sa.Engine) -> None:
     assert seen == names
     assert rest.client.get("/api/workers", params={"cursor": "before-1"}).status_code == 422
     assert rest.client.get("/api/workers", params={"limit": 501}).status_code == 422
+
+
+def test_a_silent_worker_is_dead_and_without_kafka_it_is_unknown(settings: Settings, engine: sa.Engine) -> None:
+    event = WorkerEvent(
+        kind=EventKind.HEARTBEAT, worker_id="w", timestamp=datetime.now(UTC) - timedelta(minutes=1), vitals=Vitals()
+    )
+    hold = "INSERT INTO leases (name, holder, fencing, expires_at) VALUES ('sync', 's', 1, now() + interval '1 h')"
+    with engine.begin() as connection:
+        store_events(connection, [ReceivedEvent(0, 0, event)])
+        connection.execute(sa.text(hold))
+
+    def becomes(condition: str, rest: Rest) -> None:
+        """Wait for the first check of Kafka, until which it counts as reachable."""
+
+        def shown() -> bool:
+            return [one["condition"] for one in rest.client.get("/api/workers").json()["items"]] == [condition]
+
+        wait_until(shown, CHECK_SECONDS, f"the worker is {condition}")
+
+    with serving(settings) as rest:
+        becomes("dead", rest)
+    with serving(settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})) as rest:
+        becomes("unknown", rest)
 
 
 def test_the_pipeline_is_cut_at_the_limit_and_marked_as_truncated(rest: Rest, engine: sa.Engine) -> None:

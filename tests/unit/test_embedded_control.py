@@ -2,6 +2,7 @@
 
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState
-from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind, SupervisorCommand, send
+from filemill.runtime.supervisor_client import (
+    CommandRejected,
+    CommandRejection,
+    FaultKind,
+    OutcomeUnknown,
+    SupervisorCommand,
+    send,
+)
 from filemill_infra.embedded.control import ControlServer
 
 
@@ -100,6 +108,36 @@ def test_a_malformed_command_does_nothing(line: bytes, control: ControlServer, r
         channel.shutdown(socket.SHUT_WR)
         assert b'"code":"malformed"' in channel.makefile("rb").readline()
     assert recorder.calls == []
+
+
+def test_a_command_without_a_response_may_have_been_executed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+
+        def hang_up() -> None:
+            channel, _ = listener.accept()
+            with channel:
+                channel.recv(4096)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        silent = StackState(
+            home="/h",
+            supervisor=ProcessRef(pid=1, created=0),
+            started_at="",
+            settings={},
+            servers=[],
+            workers=[],
+            control=str(tmp_path / "s"),
+        )
+        with pytest.raises(OutcomeUnknown) as caught:
+            send(silent, SupervisorCommand("kill", worker="x"))
+        thread.join()
+    assert caught.value.code == "supervisor-no-answer"
+    with pytest.raises(Unavailable) as refused:  # nobody listens any more
+        send(silent, SupervisorCommand("kill", worker="x"))
+    assert refused.value.code == "supervisor-unreachable"
 
 
 def test_the_socket_is_private_and_removed_at_the_end(control: ControlServer) -> None:

@@ -5,7 +5,8 @@ import streamlit as st
 from filemill.domain.files import epoch_milliseconds
 from filemill.lab.runs import RecordedRun
 from filemill.runtime.journal import JournalEntry
-from filemill.services.faults import as_json_lines, fault_options
+from filemill.runtime.stack_state import StackState
+from filemill.services.faults import as_json_lines, fault_options, is_active
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.fault_dialog import OUTCOME, fault_dialog, open_fault_dialog
@@ -238,7 +239,10 @@ def _download(newest_first: list[JournalEntry], name: str, key: str) -> None:
     )
 
 
-def _journal_grid(key: str, entries: list[JournalEntry], empty: str, hint: str) -> None:
+def _journal_grid(
+    key: str, entries: list[JournalEntry], empty: str, hint: str, stack: StackState | None = None
+) -> None:
+    """Draw a journal. An entry without an end is active in `stack`, or it was interrupted."""
     data_grid(
         key,
         JOURNAL,
@@ -247,18 +251,24 @@ def _journal_grid(key: str, entries: list[JournalEntry], empty: str, hint: str) 
                 f"{entry.began}-{entry.name}-{entry.target}",
                 {
                     "at": int(1000 * entry.began),
-                    "event": entry.name if entry.ended is not None else f"{entry.name} (active)",
+                    "event": _event(entry, stack),
                     "target": entry.target or None,
                     "duration": None if entry.ended is None else entry.ended - entry.began,
                     "details": str(entry.detail.get("error") or _details(entry))[:TEXT_MAX] or None,
                 },
-                tone="bad" if "error" in entry.detail else "warn" if entry.ended is None else None,
+                tone="bad" if "error" in entry.detail else "warn" if is_active(stack, entry) else None,
             )
             for entry in entries
         ],
         label="Journal",
         empty=(empty, hint),
     )
+
+
+def _event(entry: JournalEntry, stack: StackState | None) -> str:
+    if entry.ended is not None:
+        return entry.name
+    return f"{entry.name} ({'active' if is_active(stack, entry) else 'no end recorded'})"
 
 
 def _details(entry: JournalEntry) -> str:
@@ -302,7 +312,8 @@ def _faults(data: PageData) -> None:
         page_shell.section_heading("Fault journal")
         with st.container(key="faults-toolbar", width="content"):
             _download(entries, "faults.jsonl", "fault-journal-download")
-    _journal_grid("fault-journal", entries, "No faults injected yet", "Each fault appears here and on every chart.")
+    hint = "Each fault appears here and on every chart."
+    _journal_grid("fault-journal", entries, "No faults injected yet", hint, stack)
 
 
 page_shell.render_page("Experiments", _experiments)

@@ -13,7 +13,7 @@ from filemill.errors import Forbidden, Unavailable
 from filemill.queries.history import AuditEntry
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
-from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
+from filemill.runtime.supervisor_client import CommandRejected, OutcomeUnknown, SupervisorCommand
 from filemill.services.operations import UnknownWorker
 from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
 from filemill_dashboard.components import page_shell
@@ -389,6 +389,9 @@ def _send_supervisor_command(data: PageData, command: SupervisorCommand, message
         try:
             send_supervisor_command(data.services.engine, stack, command, page_principal())
             problem = None
+        except OutcomeUnknown as error:
+            _set_outcome("warn", "Outcome unknown", str(error))
+            return None
         except (Forbidden, Unavailable, CommandRejected) as error:
             problem = str(error)
     if problem is None:
@@ -502,7 +505,7 @@ def _operations(entries: list[AuditEntry], worker_id: str) -> list[TimelineEntry
     """What people and programs did to a worker."""
     found = []
     for entry in entries:
-        if entry.detail.get("refused"):
+        if "refused" in entry.detail:
             continue
         if entry.action == "fault" and entry.detail.get("target") == worker_id:
             fault = f"Fault injected: {entry.detail.get('fault')}"

@@ -6,6 +6,7 @@ from typing import Any
 from filemill.adapters.postgres.audit import FAULT
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import DEPLOYED, AuditEntry
+from filemill.services.audit import REFUSED
 from filemill_dashboard.components.chart import Annotation
 from filemill_dashboard.views.plurals import counted
 
@@ -27,7 +28,9 @@ def _annotation(operation: AuditEntry) -> Annotation:
 
 def describe(operation: AuditEntry) -> str:
     """Return a short summary of an operation and its actor."""
-    return f"{_summary(operation.action, operation.detail)} · {operation.actor}"
+    refused = "refused" in operation.detail and operation.action != REFUSED
+    why = f", refused: {operation.detail['refused']}" if refused else ""
+    return f"{_summary(operation.action, operation.detail)}{why} · {operation.actor}"
 
 
 def _summary(action: str, detail: dict[str, Any]) -> str:
@@ -41,8 +44,7 @@ def _summary(action: str, detail: dict[str, Any]) -> str:
             summary = f"{action.removeprefix('stack.')} {detail.get('worker')}"
         case "fault":
             duration = f" for {detail['seconds']:g} s" if detail.get("seconds") else ""
-            refused = f", refused: {detail['refused']}" if "refused" in detail else ""
-            summary = f"{detail.get('target')} {detail.get('fault')}{duration}{refused}"
+            summary = f"{detail.get('target')} {detail.get('fault')}{duration}"
         case "offsets.reset":
             done = {"cancel": "cancelled", "resubmit": "resubmitted"}.get(str(detail.get("then")), "changed")
             summary = (

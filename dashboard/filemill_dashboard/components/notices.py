@@ -30,7 +30,7 @@ class Notice:
 
 
 def show_notices(key: str, notices: list[Notice], on_action: Callable[[str], None] = lambda _target: None) -> None:
-    """Draw the banners. The component is mounted even without any, so that a new banner moves little of the page.
+    """Draw the banners. The component is mounted even without any.
 
     `on_action` gets the target of the banner whose button was pressed.
     """

@@ -60,9 +60,8 @@ def render_page(
         status = st.container(key="status-slot")
         selected = select_option("Refresh", list(REFRESH), REFRESH_DEFAULT, "refresh")
     interval_seconds = REFRESH[selected]
-    banners = st.container(key="banner-slot")
-    # At the bottom of the window: a job that begins or ends moves no row under the pointer.
-    job = st.container(key="job-slot")
+    # At the bottom of the window: a banner or a job that comes or goes moves no row under the pointer.
+    dock = st.container(key="dock", gap="small")
     if above is not None and not why_not(permission):
         above()
 
@@ -78,12 +77,11 @@ def render_page(
             _show_status(snapshot, health, faults, data.services, visibility, interval_seconds)
         reason = why_not(permission)
         refused = [Notice("warn", "Not allowed", reason)] if reason else []
-        with banners:
+        with dock:
             notices = server_notices(snapshot, health, faults)
             if why_not(Permission.INJECT_FAULTS):
                 notices = [replace(notice, action="") for notice in notices]
             show_notices("banners", [*refused, *notices], on_action=lambda target: _end_fault(data, target))
-        with job:
             show_job(data.jobs)
             show_deletions(data.deletions)
         if not reason:

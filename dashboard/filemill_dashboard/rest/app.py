@@ -43,7 +43,7 @@ from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
-from filemill_dashboard.rest.operations import add_operations
+from filemill_dashboard.rest.operations import WorkerStates, add_operations
 from filemill_dashboard.rest.path import FileIdPath
 from filemill_dashboard.rest.schema import NEW_FILE_BODY, complete_document, optional, responses, with_response_header
 from filemill_dashboard.rest.scripts import add_scripts
@@ -67,8 +67,13 @@ REPLAYED = "Idempotency-Replayed"
 MAYBE_ACCEPTED = f"The request may have been accepted. Use an {HEADER} header to retry safely, with the same key"
 
 
-def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]]) -> FastAPI:
-    """The ASGI app for all paths that are not pages. `check_servers` may block for the server timeout."""
+def build_api(
+    services: Services, check_servers: Callable[[], list[ServerHealth]], worker_states: WorkerStates
+) -> FastAPI:
+    """The ASGI app for all paths that are not pages.
+
+    `check_servers` may block for the server timeout. `worker_states` gives the states of workers that pages show.
+    """
     app = FastAPI(
         title="filemill",
         version=filemill.__version__,
@@ -82,7 +87,7 @@ def build_api(services: Services, check_servers: Callable[[], list[ServerHealth]
     add_export(app, services)
     _add_files(app, services, threads)
     add_handlers_of_workers(app, services, threads)
-    add_operations(app, services, threads)
+    add_operations(app, services, threads, worker_states)
     add_offsets(app, services, threads)
     add_notebook(app, services, threads)
     _add_health(app, check_servers)

@@ -3,8 +3,10 @@
 Each change is recorded in `operations` with the address of the client.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
+import msgspec
 from fastapi import FastAPI, Path, Query, Request
 from starlette.responses import Response
 
@@ -17,7 +19,7 @@ from filemill.errors import Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.overview import Overview, overview
-from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
+from filemill.queries.workers import WORKERS_MAX, WorkerQuery, WorkerView, count_workers, list_workers
 from filemill.services.operations import UnknownWorker
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
@@ -32,12 +34,16 @@ from filemill_dashboard.rest.records import (
     ReplayRequest,
     ReplayResult,
     RetrySelector,
+    WorkerItem,
     WorkerList,
 )
 from filemill_dashboard.rest.schema import body_of, optional, responses
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
 from filemill_dashboard.state.principals import request_principal
 from filemill_dashboard.state.services import Services
+from filemill_dashboard.views.visibility import ShownState
+
+WorkerStates = Callable[[Sequence[WorkerView]], Mapping[str, ShownState]]
 
 # Members of the group, and partitions of a topic, in one response.
 PIPELINE_MAX = 1000
@@ -45,12 +51,12 @@ PIPELINE_MAX = 1000
 DEAD_LETTERS_TIMEOUT_FACTOR = 3
 
 
-def add_operations(app: FastAPI, services: Services, threads: RequestThreads) -> None:
-    """Add the endpoints."""
+def add_operations(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
+    """Add the endpoints. `states` gives the states of workers that pages show, by id."""
     _add_file_actions(app, services, threads)
     _add_bulk_actions(app, services, threads)
     _add_dead_letters(app, services, threads)
-    _add_workers(app, services, threads)
+    _add_workers(app, services, threads, states)
     _add_pipeline(app, services, threads)
 
 
@@ -202,7 +208,7 @@ def _dead_letter_item(letter: DeadLetter, content: DeadLetterContent | None) -> 
     return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace)
 
 
-def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> None:
+def _add_workers(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
     @app.get("/api/workers", responses=responses(200, WorkerList, 422, 503), summary="List file processors")
     async def workers(
         *,
@@ -218,8 +224,9 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads) -> N
             with services.connect() as connection:
                 found = list_workers(connection, WorkerQuery(offset=offset, limit=limit))
                 total = sum(count_workers(connection).values())
-            end = offset + len(found)
-            return WorkerList(found, total, WORKERS.encode(end) if found and end < total else None)
+            end, shown = offset + len(found), states(found)
+            items = [WorkerItem(**{**msgspec.structs.asdict(one), "condition": shown[one.id]}) for one in found]
+            return WorkerList(items, total, WORKERS.encode(end) if found and end < total else None)
 
         return json_response(await threads.run(work))
 

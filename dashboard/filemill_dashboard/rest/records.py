@@ -14,6 +14,7 @@ from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Sta
 from filemill.queries.handlers import HandlerView
 from filemill.queries.workers import WorkerView
 from filemill.services.offset_reset import PartitionReset, ResetTarget, UnfinishedPolicy
+from filemill_dashboard.views.visibility import ShownState
 
 IDS_MAX = 1000
 DEAD_LETTERS_DEFAULT = 100
@@ -114,10 +115,16 @@ class ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_runs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
 
+class WorkerItem(WorkerView, frozen=True, kw_only=True):
+    """A worker in the state that pages show. It is unknown while a server through which events come is unreachable."""
+
+    condition: ShownState  # type: ignore[assignment]
+
+
 class WorkerList(msgspec.Struct, frozen=True):
     """Workers that sent an event in the last 24 hours: running ones first, then by id. `total` counts all of them."""
 
-    items: list[WorkerView]
+    items: list[WorkerItem]
     total: int
     next_cursor: str | None
 

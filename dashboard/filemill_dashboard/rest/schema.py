@@ -61,7 +61,8 @@ _PUBLISHED_NAMES = {
     "RetrySelector": "WhichToRetry",
     "StallReason": "Reason",
     "StatusCounts": "Counts",
-    "WorkerCondition": "Condition",
+    "ShownState": "Condition",
+    "WorkerItem": "WorkerView",
 }
 _REF = "#/components/schemas/{name}"
 _MEANINGS = {

@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -66,7 +66,7 @@ from filemill_dashboard.state.jobs import Jobs
 from filemill_dashboard.state.lab_cache import LabCache
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
-from filemill_dashboard.views.visibility import LocalProcess, ViewTracker, Visibility
+from filemill_dashboard.views.visibility import LocalProcess, ShownState, ViewTracker, Visibility
 
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
@@ -417,6 +417,11 @@ class PageData:
                 sync_active=sync is not None and sync.held,
                 checked_seconds_ago=health["kafka"].age_seconds or 0.0,
             )
+
+    def worker_states(self, workers: Sequence[WorkerView]) -> dict[str, ShownState]:
+        """The states of workers as far as they are known now, by id."""
+        visibility, processes = self.visibility(), self.local_processes()
+        return {worker.id: visibility.worker_state(worker, processes.get(worker.id)) for worker in workers}
 
     def local_processes(self) -> dict[str, LocalProcess]:
         """The processes of the workers of this machine's stack, by worker id; empty without such a stack."""

@@ -1,7 +1,8 @@
 """Administration of Kafka: topics, consumer groups and their offsets."""
 
+import contextlib
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
@@ -17,7 +18,7 @@ from filemill.config.settings import Settings
 from filemill.domain.consumer_groups import GroupDescription, LogOffsets, MemberDescription
 from filemill.domain.offsets import encode_metadata, is_of_another_topic, topic_id_in
 from filemill.domain.records import TopicIdentity
-from filemill.errors import Conflict
+from filemill.errors import Conflict, Unavailable
 
 # The broker sets the timestamps: a producer's may be wrong or forged, and retention depends on them.
 TIMESTAMP_TYPE, LOG_APPEND_TIME = "message.timestamp.type", "LogAppendTime"
@@ -53,12 +54,16 @@ def all_topics(settings: Settings) -> list[str]:
 
 
 class KafkaAdmin:
-    """Reads and changes topics, groups and offsets. Every method raises Unavailable if Kafka does not serve it."""
+    """Reads and changes topics, groups and offsets. Every method raises Unavailable if Kafka does not serve it.
+
+    A client is replaced after a failed request. After a broker was suspended and killed, an old client can time out for
+    ever, or end the process (librdkafka 2.16, an assertion in rd_kafka_enq_once_del_source_return). Any thread.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._timeout = settings.server_timeout_seconds
-        self._client = new_client(AdminClient, client_config(settings, "admin"))
+        self._client: AdminClient | None = self._new_client()
         self._readers: dict[str, Consumer] = {}
         self._identities = TopicIdentities(settings, "admin")
         # The same as the consumers', or an end could be an offset that no consumer reaches.
@@ -67,8 +72,8 @@ class KafkaAdmin:
 
     def topic_partitions(self) -> dict[str, int]:
         """The number of partitions of each topic of the cluster."""
-        with kafka_errors(self._settings):
-            topics = self._client.list_topics(timeout=self._timeout).topics
+        with self._requesting() as client:
+            topics = client.list_topics(timeout=self._timeout).topics
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
     def identities(self, topics: Collection[str]) -> dict[str, TopicIdentity]:
@@ -83,13 +88,14 @@ class KafkaAdmin:
             return []
         wanted = [self._new_topic(name) for name in missing]
         created = []
-        for name, future in self._client.create_topics(wanted, operation_timeout=self._timeout).items():
-            try:
-                future.result()
-                created.append(name)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process created it
-                    raise to_exception(self._settings, error) from None
+        with self._requesting() as client:
+            for name, future in client.create_topics(wanted, operation_timeout=self._timeout).items():
+                try:
+                    future.result()
+                    created.append(name)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process created it
+                        raise
         return created
 
     def topics_with_producer_timestamps(self) -> list[str]:
@@ -98,8 +104,8 @@ class KafkaAdmin:
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in all_topics(self._settings) if name in existing]
         if not asked:
             return []
-        found = self._client.describe_configs(asked, request_timeout=self._timeout)
-        with kafka_errors(self._settings):
+        with self._requesting() as client:
+            found = client.describe_configs(asked, request_timeout=self._timeout)
             return [
                 asked.name
                 for asked, future in found.items()
@@ -111,8 +117,8 @@ class KafkaAdmin:
         entry = ConfigEntry(TIMESTAMP_TYPE, LOG_APPEND_TIME, incremental_operation=AlterConfigOpType.SET)
         wanted = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in topics]
         if wanted:
-            with kafka_errors(self._settings):
-                for future in self._client.incremental_alter_configs(wanted, request_timeout=self._timeout).values():
+            with self._requesting() as client:
+                for future in client.incremental_alter_configs(wanted, request_timeout=self._timeout).values():
                     future.result()
 
     def _new_topic(self, name: str) -> NewTopic:
@@ -137,20 +143,17 @@ class KafkaAdmin:
         if total <= existing:
             reason = f"{topic} has {existing} partitions already; Kafka can only add partitions"
             raise Conflict(reason, AdminConflict.NOT_MORE_PARTITIONS)
-        with kafka_errors(self._settings):
-            self._client.create_partitions([NewPartitions(topic, total)], operation_timeout=self._timeout)[
-                topic
-            ].result()
+        with self._requesting() as client:
+            client.create_partitions([NewPartitions(topic, total)], operation_timeout=self._timeout)[topic].result()
 
     def describe_group(self, group: str, topic: str) -> GroupDescription:
         """State, members and assignment of a group. A group that does not exist is `DEAD` without members."""
-        future = self._client.describe_consumer_groups([group], request_timeout=self._timeout)[group]
-        try:
-            found: Any = future.result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return GroupDescription("DEAD", None, None, [])
-            with kafka_errors(self._settings):
+        with self._requesting() as client:
+            try:
+                found: Any = client.describe_consumer_groups([group], request_timeout=self._timeout)[group].result()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return GroupDescription("DEAD", None, None, [])
                 raise
         kind = getattr(found, "type", None)
         members = [
@@ -235,8 +238,8 @@ class KafkaAdmin:
     def _log_offsets(
         self, parts: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel | None = None
     ) -> dict[int, int]:
-        with kafka_errors(self._settings):
-            asked = self._client.list_offsets(
+        with self._requesting() as client:
+            asked = client.list_offsets(
                 dict.fromkeys(parts, spec), request_timeout=self._timeout, isolation_level=isolation or self._isolation
             )
             return {part.partition: future.result().offset for part, future in asked.items()}
@@ -248,11 +251,15 @@ class KafkaAdmin:
         the group, as during a rebalance, crashes the process. librdkafka then uses a consumer that an admin client
         does not have (SIGSEGV in rd_kafka_cgrp_op, below rd_kafka_ListConsumerGroupOffsetsResponse_parse).
         """
-        with kafka_errors(self._settings):
-            found = self._reader(group).committed(list(parts), timeout=self._timeout)
-        for part in found:
-            if part.error is not None:
-                raise to_exception(self._settings, part.error)
+        try:
+            with kafka_errors(self._settings):
+                found = self._reader(group).committed(list(parts), timeout=self._timeout)
+                for part in found:
+                    if part.error is not None:
+                        raise KafkaException(part.error)
+        except Unavailable:
+            self._readers.pop(group, None)
+            raise
         named = any(topic_id_in(part.metadata) for part in found)
         topic_id = self._identities.topic_id(topic) if named else ""
         return {
@@ -262,7 +269,24 @@ class KafkaAdmin:
         }
 
     def _reader(self, group: str) -> Consumer:
-        if group not in self._readers:
+        reader = self._readers.get(group)
+        if reader is None:
             config = client_config(self._settings, "admin", **{"group.id": group, "enable.auto.commit": False})
-            self._readers[group] = new_client(Consumer, config)
-        return self._readers[group]
+            reader = self._readers[group] = new_client(Consumer, config)
+        return reader
+
+    def _new_client(self) -> AdminClient:
+        return new_client(AdminClient, client_config(self._settings, "admin"))
+
+    @contextlib.contextmanager
+    def _requesting(self) -> Iterator[AdminClient]:
+        """The client for the requests of a block, which stays alive until their end. Raises Unavailable."""
+        client = self._client
+        if client is None:
+            client = self._client = self._new_client()
+        try:
+            with kafka_errors(self._settings):
+                yield client
+        except Unavailable:
+            self._client = None
+            raise
