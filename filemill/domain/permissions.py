@@ -58,6 +58,7 @@ class Permission(enum.StrEnum):
     GET_NOTEBOOKS = "notebooks.get"
     COMMAND_WORKERS = "workers.command"
     MANAGE_WORKERS = "workers.manage"
+    FORGET_WORKERS = "workers.forget"
     PREVIEW_OFFSETS = "offsets.preview"
     RESET_OFFSETS = "offsets.reset"
     ADD_PARTITIONS = "partitions.add"
@@ -90,6 +91,7 @@ RULES: dict[Permission, Rule] = {
     Permission.READ_MESSAGES: Rule(Role.OPERATOR, "Reading messages"),
     Permission.GET_NOTEBOOKS: Rule(Role.OPERATOR, "Getting notebooks"),
     Permission.COMMAND_WORKERS: Rule(Role.OPERATOR, "Quieting and resuming workers"),
+    Permission.FORGET_WORKERS: Rule(Role.OPERATOR, "Forgetting workers that have stopped"),
     Permission.PREVIEW_OFFSETS: Rule(Role.OPERATOR, "Previewing an offset reset"),
     Permission.STOP_JOBS: Rule(Role.OPERATOR, "Stopping background jobs"),
     Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files"),

@@ -169,6 +169,10 @@ def decode_event(value: bytes | None) -> WorkerEvent:
     return event
 
 
+# A worker that did not report its stop can be forgotten after this silence, which no outage should last.
+FORGET_AFTER_SECONDS = 600.0
+
+
 class WorkerCondition(enum.StrEnum):
     """The condition of a worker."""
 

@@ -18,13 +18,15 @@ from filemill.adapters.postgres.file_actions import (
     unfinished_runs,
 )
 from filemill.adapters.postgres.request_losses import lost_files, resubmit_lost
+from filemill.adapters.postgres.worker_events import forget_workers
 from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
 from filemill.domain.file_actions import ActionResult, FileAction, FileRefusal, FileSelection, refusals
 from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.permissions import Permission, Principal
 from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind
-from filemill.errors import NotFound, Unavailable
+from filemill.domain.worker_events import FORGET_AFTER_SECONDS
+from filemill.errors import Conflict, NotFound, Unavailable
 from filemill.ports import Publisher
 from filemill.queries.files import FileTitle, count_matching, matching_ids, matching_titles, newest_id
 from filemill.queries.workers import knows_worker
@@ -38,6 +40,8 @@ log = structlog.get_logger("operations")
 COMMAND_FILES = 5000
 ACKNOWLEDGE_SECONDS = 5.0
 RESUBMIT = "resubmit"
+FORGET = "workers.forget"
+WORKER_RUNS = "worker-runs"
 
 
 class UnknownWorker(LookupError):
@@ -195,6 +199,31 @@ class Operations:
         self._send(WorkerCommand(kind=kind, worker_id=worker_id, timestamp=_now()))
         with self._engine.begin() as connection:
             record(connection, principal, kind.value, {"worker": worker_id})
+
+    def forget_workers(self, ids: Sequence[str] | None, principal: Principal) -> list[str]:
+        """Remove workers from the list that reported their stop, or were silent for ten minutes; None: all of them.
+
+        Returns the ids of those that were removed. Their events stay, and a worker that sends an event is listed again.
+        Raises UnknownWorker if none of `ids` is known, Conflict if none of them has stopped; Unavailable.
+        """
+        authorize(self._engine, principal, Permission.FORGET_WORKERS, workers=None if ids is None else list(ids))
+
+        def forget(connection: sa.Connection) -> list[str]:
+            known = [] if ids is None else [worker for worker in ids if knows_worker(connection, worker)]
+            if ids and not known:
+                raise UnknownWorker(ids[0])
+            forgotten = forget_workers(connection, ids, FORGET_AFTER_SECONDS)
+            if known and not forgotten:
+                reason = (
+                    f"{known[0]} has not reported its stop, and sent an event within the last "
+                    f"{FORGET_AFTER_SECONDS / 60:.0f} minutes"
+                )
+                raise Conflict(reason, WORKER_RUNS)
+            if forgotten:
+                record(connection, principal, FORGET, {"workers": forgotten})
+            return forgotten
+
+        return in_transaction(self._engine, forget)
 
     def _unfinished(self, ids: Sequence[int]) -> list[int]:
         if not ids:

@@ -353,6 +353,31 @@ def test_no_command_is_sent_that_cannot_be_recorded(settings: Settings, stack: l
     assert stack == []
 
 
+@pytest.mark.usefixtures("sync_active")
+def test_a_worker_that_stopped_long_ago_can_be_forgotten(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat(engine, "runs")
+    heartbeat(engine, "just-died", ago=60)
+    heartbeat(engine, "died", ago=3600)
+    store_event(engine, "stopped", EventKind.STOPPED)
+    shown = rows(open_page(settings, "workers"))
+    actions = {name: [act["name"] for act in row["actions"]] for name, row in shown.items()}
+    assert {name for name, names in actions.items() if names == ["forget"]} == {"died", "stopped"}
+    pressed = [("died", "forget")]
+
+    def grid(key: str, *arguments: Any, on_action: Any = None, **options: Any) -> None:
+        data_grid(key, *arguments, on_action=on_action, **options)
+        if key == "workers" and pressed:
+            on_action(*pressed.pop())
+
+    monkeypatch.setattr("filemill_dashboard.components.grid.data_grid", grid)
+    page = open_page(settings, "workers")
+    page.run()
+    assert set(rows(page)) == {"runs", "just-died", "stopped"}
+    assert page.shown("notices", "worker-outcome")["notices"][0]["title"] == "died: forgotten"
+
+
 def test_a_cancelled_confirmation_stops_nothing(
     settings: Settings, engine: sa.Engine, open_page: OpenPage, stack: list[SupervisorCommand]
 ) -> None:

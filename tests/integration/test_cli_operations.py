@@ -160,6 +160,19 @@ def test_quiet_workers_and_their_partitions_are_named(command: Command, engine: 
     assert " P2 " in line
 
 
+def test_workers_that_have_stopped_are_forgotten(command: Command, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for number, (name, kind) in enumerate({"a": EventKind.STOPPED, "b": EventKind.HEARTBEAT}.items()):
+            event = WorkerEvent(kind=kind, worker_id=name, timestamp=datetime.now(UTC))
+            store_events(connection, [ReceivedEvent(0, number, event)])
+    assert command("workers", "forget").exit_code == 2
+    refused = command("workers", "forget", "b")
+    assert (refused.exit_code, "has not reported its stop" in refused.stderr) == (1, True)
+    assert command("workers", "forget", "nobody").exit_code == 1
+    assert command("workers", "forget", "--all").stderr == "1 worker forgotten: a\n"
+    assert command("workers", "forget", "--all").stderr == "0 workers forgotten\n"
+
+
 def test_workers_are_scaled_stopped_and_killed(
     command: Command, settings: Settings, engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,11 @@ USE_CASES: list[tuple[str, Permission, UseCase]] = [
         lambda settings, engine, who: operations(settings, engine).command_workers(WorkerCommandKind.QUIET, None, who),
     ),
     (
+        "forget",
+        Permission.FORGET_WORKERS,
+        lambda settings, engine, who: operations(settings, engine).forget_workers(["w"], who),
+    ),
+    (
         "replay",
         Permission.REPLAY_DEAD_LETTERS,
         lambda _settings, engine, who: dead_letters.replay(engine, [], principal=who, rate=1, dry_run=True),

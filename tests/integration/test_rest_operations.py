@@ -263,6 +263,25 @@ def test_a_silent_worker_is_dead_and_without_kafka_it_is_unknown(settings: Setti
         becomes("unknown", rest)
 
 
+def test_a_worker_that_has_stopped_is_forgotten_and_one_that_runs_is_not(rest: Rest, engine: sa.Engine) -> None:
+    now = datetime.now(UTC)
+    kinds = {"runs": EventKind.HEARTBEAT, "silent": EventKind.HEARTBEAT, "stopped": EventKind.STOPPED}
+    ages = {"silent": timedelta(minutes=11)}
+    with engine.begin() as connection:
+        for number, (name, kind) in enumerate(kinds.items()):
+            event = WorkerEvent(kind=kind, worker_id=name, timestamp=now - ages.get(name, timedelta()))
+            store_events(connection, [ReceivedEvent(0, number, event)])
+    answers = [rest.client.delete(f"/api/workers/{name}").status_code for name in (*kinds, "silent")]
+    assert answers == [409, 204, 204, 404]
+    assert [one["id"] for one in rest.client.get("/api/workers").json()["items"]] == ["runs"]
+    with engine.connect() as connection:
+        events = connection.execute(sa.text("SELECT count(*) FROM worker_events")).scalar_one()
+        audit = connection.execute(sa.select(Operation.action, Operation.detail).order_by(Operation.id)).all()
+    assert events == len(kinds)
+    forget = [("workers.forget", {"workers": [name]}) for name in ("silent", "stopped")]
+    assert [tuple(row) for row in audit] == forget
+
+
 def test_the_pipeline_is_cut_at_the_limit_and_marked_as_truncated(rest: Rest, engine: sa.Engine) -> None:
     with engine.connect() as connection:
         whole = overview(connection, "g")

@@ -8,8 +8,14 @@ import streamlit as st
 from filemill.domain.files import iso_milliseconds
 from filemill.domain.permissions import Permission
 from filemill.domain.worker_commands import WorkerCommandKind
-from filemill.domain.worker_events import SKEW_WARNING_SECONDS, EventKind, WorkerCondition, WorkerEvent
-from filemill.errors import Forbidden, Unavailable
+from filemill.domain.worker_events import (
+    FORGET_AFTER_SECONDS,
+    SKEW_WARNING_SECONDS,
+    EventKind,
+    WorkerCondition,
+    WorkerEvent,
+)
+from filemill.errors import Conflict, Forbidden, Unavailable
 from filemill.queries.history import AuditEntry
 from filemill.queries.workers import WorkerQuery, WorkerView
 from filemill.runtime.stack_state import StackState
@@ -283,7 +289,9 @@ def _row(worker: WorkerView, state: ShownState, age_seconds: float, reasons: _Re
             "memory": live.rss_bytes if live else None,
             "starts": worker.starts,
         },
-        actions=[
+        actions=[RowAction("forget", "Forget", why_not(Permission.FORGET_WORKERS))]
+        if _can_be_forgotten(worker, state, age_seconds)
+        else [
             RowAction("resume", "Resume", command_reason) if quiet else RowAction("quiet", "Quiet", command_reason),
             RowAction("stop", "Stop", signal_reason),
             RowAction("kill", "Kill", signal_reason, danger=True),
@@ -291,6 +299,11 @@ def _row(worker: WorkerView, state: ShownState, age_seconds: float, reasons: _Re
         tone=TONES[state] if TONES[state] in ("bad", "warn") else None,
         titles={"state": f"{meaning}{f'; {breaker}' if breaker else ''}"},
     )
+
+
+def _can_be_forgotten(worker: WorkerView, state: ShownState, age_seconds: float) -> bool:
+    silent = worker.heard_seconds_ago + age_seconds > FORGET_AFTER_SECONDS
+    return state is ShownState.STOPPED or (state is ShownState.DEAD and silent)
 
 
 def _columns(workers: list[WorkerView]) -> list[Column]:
@@ -332,6 +345,8 @@ def _on_action(data: PageData, worker_id: str, action: str) -> None:
     match action:
         case "quiet" | "resume":
             _send_command(data, WorkerCommandKind(action), worker_id)
+        case "forget":
+            _forget(data, worker_id)
         case "stop" | "kill":
             st.session_state.update({_REQUESTED: (action, worker_id), "open_dialog": True})
 
@@ -379,6 +394,17 @@ def _send_command(data: PageData, command: WorkerCommandKind, worker_id: str | N
         _set_outcome("good", f"{worker_id or 'All workers'}: {message}")
     except (Forbidden, Unavailable, UnknownWorker) as error:
         _set_outcome("bad", "Command not sent", str(error))
+
+
+def _forget(data: PageData, worker_id: str) -> None:
+    try:
+        data.services.operations.forget_workers([worker_id], page_principal())
+        _set_outcome("good", f"{worker_id}: forgotten", "Its events are kept.")
+    except (Conflict, Forbidden, Unavailable, UnknownWorker) as error:
+        _set_outcome("bad", "Not forgotten", str(error))
+    data.invalidate_workers()
+    if st.query_params.get("worker") == worker_id:
+        update_view(worker="")
 
 
 def _send_supervisor_command(data: PageData, command: SupervisorCommand, message: str) -> str | None:

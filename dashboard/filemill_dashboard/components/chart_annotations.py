@@ -42,6 +42,9 @@ def _summary(action: str, detail: dict[str, Any]) -> str:
             summary = f"{detail.get('count')} × {detail.get('role')}"
         case "stack.kill" | "stack.stop":
             summary = f"{action.removeprefix('stack.')} {detail.get('worker')}"
+        case "workers.forget":
+            workers = detail.get("workers")
+            summary = f"forget {counted(len(workers), 'worker')}" if isinstance(workers, list) else action
         case "fault":
             duration = f" for {detail['seconds']:g} s" if detail.get("seconds") else ""
             summary = f"{detail.get('target')} {detail.get('fault')}{duration}"

@@ -15,7 +15,7 @@ from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.domain.file_actions import FileAction, RefusalCode
 from filemill.domain.worker_commands import WorkerCommandKind
-from filemill.errors import Unavailable
+from filemill.errors import Conflict, Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.overview import Overview, overview
@@ -56,7 +56,8 @@ def add_operations(app: FastAPI, services: Services, threads: RequestThreads, st
     _add_file_actions(app, services, threads)
     _add_bulk_actions(app, services, threads)
     _add_dead_letters(app, services, threads)
-    _add_workers(app, services, threads, states)
+    _add_worker_list(app, services, threads, states)
+    _add_worker_commands(app, services, threads)
     _add_pipeline(app, services, threads)
 
 
@@ -208,7 +209,7 @@ def _dead_letter_item(letter: DeadLetter, content: DeadLetterContent | None) -> 
     return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace)
 
 
-def _add_workers(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
+def _add_worker_list(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
     @app.get("/api/workers", responses=responses(200, WorkerList, 422, 503), summary="List file processors")
     async def workers(
         *,
@@ -230,6 +231,8 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads, stat
 
         return json_response(await threads.run(work))
 
+
+def _add_worker_commands(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     async def send(command: WorkerCommandKind, worker_id: str, request: Request) -> Response:
 
         def work() -> None:
@@ -243,6 +246,26 @@ def _add_workers(app: FastAPI, services: Services, threads: RequestThreads, stat
 
     command_responses = responses(204, None, 403, 404, 503)
     WorkerId = Annotated[str, Path(alias="id", max_length=200, description="The worker's id.")]  # noqa: N806 - a type
+
+    @app.delete(
+        "/api/workers/{id}",
+        status_code=204,
+        responses=responses(204, None, 403, 404, 409, 503),
+        summary="Forget a worker that has stopped",
+    )
+    async def forget(worker_id: WorkerId, request: Request) -> Response:
+        """Its events are kept. A worker that runs is refused: one that has sent an event within ten minutes."""
+
+        def work() -> None:
+            try:
+                services.operations.forget_workers([worker_id], request_principal(request))
+            except UnknownWorker as error:
+                raise ApiError(404, "not_found", str(error), "id") from None
+            except Conflict as error:
+                raise ApiError(409, "not_possible", str(error), "id") from None
+
+        await threads.run(work)
+        return Response(status_code=204)
 
     @app.post("/api/workers/{id}/quiet", status_code=204, responses=command_responses, summary="Quiet a worker")
     async def quiet(worker_id: WorkerId, request: Request) -> Response:

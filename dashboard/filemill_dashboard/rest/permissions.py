@@ -41,6 +41,7 @@ ENDPOINTS: dict[tuple[str, str], Permission | None] = {
     ("GET", "/api/handlers"): Permission.VIEW,
     ("GET", "/api/handlers/{name}"): Permission.VIEW,
     ("GET", "/api/workers"): Permission.VIEW,
+    ("DELETE", "/api/workers/{id}"): Permission.FORGET_WORKERS,
     ("POST", "/api/workers/{id}/quiet"): Permission.COMMAND_WORKERS,
     ("POST", "/api/workers/{id}/resume"): Permission.COMMAND_WORKERS,
     ("GET", "/api/pipeline"): Permission.VIEW,

@@ -446,6 +446,10 @@ class PageData:
         ):
             cached.invalidate()
 
+    def invalidate_workers(self) -> None:
+        """Refresh the list of workers at the next read."""
+        self._workers.invalidate()
+
     def run_background(self, stop: threading.Event) -> None:
         """Read snapshots without viewers, so that the first one sees rates; record the end of faults in the audit log.
 

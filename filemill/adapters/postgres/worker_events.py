@@ -31,6 +31,13 @@ _UPDATE_WORKER = sa.text("""
     WHERE excluded.heard_at >= known.heard_at OR known.heard_at > now()
 """)
 
+_FORGET = sa.text("""
+    DELETE FROM workers
+    WHERE (CAST(:ids AS text[]) IS NULL OR worker_id = ANY(CAST(:ids AS text[])))
+        AND (kind = 'stopped' OR clock_timestamp() - heard_at > make_interval(secs => :silent))
+    RETURNING worker_id
+""")
+_FORGET_ALL_HANDLERS = sa.text("DELETE FROM worker_handlers WHERE worker_id = ANY(CAST(:ids AS text[]))")
 _FORGET_HANDLERS = sa.text("""
     DELETE FROM worker_handlers
     WHERE worker_id = :worker AND announced_at <= :at AND name <> ALL(CAST(:names AS text[]))
@@ -72,6 +79,17 @@ def store_events(connection: sa.Connection, events: Sequence[ReceivedEvent], gen
     # All transactions use the same order, so that two cannot deadlock.
     for worker_id in sorted({received.event.worker_id for received in events}):
         _update_worker(connection, [received.event for received in events if received.event.worker_id == worker_id])
+
+
+def forget_workers(connection: sa.Connection, ids: Sequence[str] | None, silent_seconds: float) -> list[str]:
+    """Delete workers that reported their stop, or were silent for so long; returns their ids, sorted.
+
+    None: all such workers. Their events stay. A worker that sends an event is listed again.
+    """
+    given = None if ids is None else list(ids)
+    forgotten = sorted(connection.execute(_FORGET, {"ids": given, "silent": silent_seconds}).scalars())
+    connection.execute(_FORGET_ALL_HANDLERS, {"ids": forgotten})
+    return forgotten
 
 
 def _store_handlers(connection: sa.Connection, announcements: Sequence[WorkerEvent]) -> None:

@@ -1,4 +1,4 @@
-"""`filemill workers list | quiet | resume | scale | stop | kill`."""
+"""`filemill workers list | quiet | resume | scale | stop | kill | forget`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from filemill.domain.worker_events import SKEW_WARNING_SECONDS, WorkerCondition
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
+from filemill.errors import Conflict
 from filemill.queries import workers as worker_queries
 from filemill.queries.stalls import current_stalls
 from filemill.queries.workers import WorkerView
@@ -19,6 +20,7 @@ from filemill.runtime.stack_state import running_stack
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
 from filemill.services.operations import UnknownWorker
 from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
+from filemill_dashboard.views.plurals import counted
 
 Processor = Annotated[str, typer.Argument(metavar="WORKER", help="A file processor of the stack, such as processor-1.")]
 
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
     workers.command("scale")(scale)
     workers.command("stop")(stop)
     workers.command("kill")(kill)
+    workers.command("forget")(forget)
     app.add_typer(workers, name="workers")
 
 
@@ -141,6 +144,32 @@ def kill(worker: Processor, home: Home = None) -> None:
     """Kill a file processor of the embedded stack (SIGKILL). It is restarted."""
     _supervise(SupervisorCommand("kill", worker=worker), home)
     say(f"{worker} was killed and will be restarted")
+
+
+def forget(
+    workers: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKER]...", help="Names of workers.", show_default=False)
+    ] = None,
+    home: Home = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All workers that have stopped.")] = False,
+) -> None:
+    """Remove workers that have stopped from the list: those that said so, or were silent for ten minutes.
+
+    Their events are kept.
+    """
+    if bool(workers) == every:
+        fail("give either names of workers, or --all", 2)
+    settings = load(home=home)
+    operations = bootstrap.operations(settings, bootstrap.create_engine(settings, "workers"))
+    try:
+        forgotten = operations.forget_workers(None if every else workers, principal())
+    except (UnknownWorker, Conflict) as error:
+        fail(str(error), 1)
+    say(f"{counted(len(forgotten), 'worker')} forgotten" + (f": {', '.join(forgotten)}" if forgotten else ""))
+    left = [name for name in workers or [] if name not in forgotten]
+    if left:
+        fail(f"not forgotten, because they run or are unknown: {', '.join(left)}", 1)
 
 
 def _supervise(command: SupervisorCommand, home: Path | None) -> tuple[list[str], list[str]]:
