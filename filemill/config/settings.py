@@ -83,6 +83,13 @@ def default_home() -> Path:
     return user_data_path("filemill", appauthor=False).absolute()
 
 
+def names_servers() -> bool:
+    """Whether the environment names a home or servers, so that no other stack may be chosen."""
+    names = {"kafka_broker", *_SERVER_SETTINGS, "s3_endpoint"}
+    found = set(_ReferenceNames(Settings)()) | {name for name in names if os.environ.get(f"{PREFIX}{name.upper()}")}
+    return bool(os.environ.get(HOME_VARIABLE) or found & names)
+
+
 def _setting(default: Any, *reference_names: str, description: str, **constraints: Any) -> Any:  # noqa: ANN401
     """A field that can also be set by the environment variables of the reference design."""
     names: list[JsonValue] = [*reference_names]

@@ -1,5 +1,6 @@
 """The option --home: every command that uses the servers of a stack has it, with the same meaning."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap, cli, doctor, kafka_only, roles
 from filemill.entrypoints.doctor import DoctorCheck
-from filemill.runtime.stack_state import ProcessRef, StackState, write_state
+from filemill.runtime.stack_registry import register_stack, running_stacks, unregister_stack
+from filemill.runtime.stack_state import ProcessRef, StackState, remove_state, write_state
 
 # The least arguments that a command takes; of all others it needs none.
 ARGUMENTS = {
@@ -44,6 +46,7 @@ ARGUMENTS = {
     "workers scale": ["2"],
     "workers stop": ["processor-1"],
     "workers kill": ["processor-1"],
+    "workers forget": ["processor-1"],
 }
 # They start or describe a stack and need no settings; `demo` has a temporary home of its own.
 WITHOUT_SETTINGS = {"up", "down", "status", "demo"}
@@ -144,6 +147,46 @@ def test_status_and_down_use_the_home(app: typer.Typer, tmp_path: Path, monkeypa
     assert str(tmp_path / "home") in status.output
     down = CliRunner().invoke(app, ["down", "--home", str(tmp_path / "home")])
     assert (down.exit_code, "Nothing" in down.output) == (0, True)
+
+
+def start_stack(home: Path) -> None:
+    home.mkdir()
+    ours = ProcessRef.of(os.getpid())
+    write_state(StackState(home=str(home), supervisor=ours, started_at="", settings={}, servers=[], workers=[]))
+    register_stack(home)
+
+
+def test_the_only_running_stack_is_found_and_of_several_one_has_to_be_chosen(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FILEMILL_HOME", "FILEMILL_KAFKA_BROKER", "KAFKA_BROKER"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setattr("filemill.entrypoints.cli.arguments.default_home", lambda: tmp_path / "none")
+    monkeypatch.setattr("filemill.entrypoints.cli.stack.default_home", lambda: tmp_path / "none")
+
+    def status() -> Result:
+        return CliRunner().invoke(app, ["status", "--json"])
+
+    assert status().exit_code == 1
+    start_stack(tmp_path / "one")
+    found = status()
+    assert (found.exit_code, json.loads(found.stdout)["home"]) == (0, str(tmp_path / "one"))
+    start_stack(tmp_path / "two")
+    several = status()
+    assert several.exit_code == 2
+    assert [f"--home {tmp_path / name}" in several.stderr for name in ("one", "two")] == [True, True]
+    remove_state(tmp_path / "two")  # it has crashed
+    assert json.loads(status().stdout)["home"] == str(tmp_path / "one")
+    monkeypatch.setenv("FILEMILL_KAFKA_BROKER", "127.0.0.1:1")
+    assert status().exit_code == 1  # the environment names servers
+    monkeypatch.delenv("FILEMILL_KAFKA_BROKER")
+    (tmp_path / "runtime" / "filemill" / "stacks").chmod(0o755)
+    assert running_stacks() == []  # others can read the folder: it is not trusted
+    (tmp_path / "runtime" / "filemill" / "stacks").chmod(0o700)
+    unregister_stack(tmp_path / "one")
+    assert running_stacks() == []
 
 
 @pytest.mark.parametrize("arguments", [["lag"], ["lag", "--json"]])

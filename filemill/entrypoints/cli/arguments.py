@@ -1,23 +1,48 @@
 """Arguments and options that several commands share. Invalid ones end the command with a sentence (exit code 2)."""
 
 import getpass
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from filemill.config.settings import HOME_VARIABLE, default_home
+from filemill.config.settings import HOME_VARIABLE, default_home, names_servers
 from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import parse_file_id
 from filemill.domain.permissions import Principal, local_admin
+from filemill.entrypoints.cli.output import fail, say
 from filemill.errors import InvalidRequest
+from filemill.runtime.stack_registry import running_stacks
+from filemill.runtime.stack_state import running_stack
+
+# They start a stack, stop one or are part of one: each needs its own home.
+_COMMANDS_WITHOUT_SEARCH = {"up", "down", "run"}
+
+
+def find_home(context: typer.Context, home: Path | None) -> Path | None:
+    """The home to use. If neither --home nor the environment names one, that of the only running stack."""
+    if home is not None or context.info_name in _COMMANDS_WITHOUT_SEARCH or context.resilient_parsing:
+        return home
+    if names_servers() or running_stack(default_home()) is not None:
+        return None
+    stacks = running_stacks()
+    if len(stacks) > 1:
+        listed = "\n".join(f"  --home {shlex.quote(stack.home)}   {stack.page or ''}" for stack in stacks)
+        fail(f"several stacks are running; choose one:\n{listed}", 2)
+    if not stacks:
+        return None
+    say(f"Using the running stack of {stacks[0].home}")
+    return Path(stacks[0].home)
+
 
 Home = Annotated[
     Path | None,
     typer.Option(
         help=f"Home folder of the embedded stack to use: its data, logs and addresses. Without it, {HOME_VARIABLE} "
-        "of the environment counts.",
+        "of the environment counts; then the only running stack of this user.",
         show_default=str(default_home()),
+        callback=find_home,
     ),
 ]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
+from filemill.runtime.stack_registry import register_stack, unregister_stack
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
 from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind
 from filemill_infra.embedded.control import ControlServer
@@ -127,6 +128,7 @@ class Supervisor:
             self._control.open()
             self._workers.start(self._environment())
             self._write_state()
+            register_stack(self.home)
             # A daemon thread: if the main thread fails, the process must end, so that the watchdog stops the children.
             self._monitor = threading.Thread(target=self._watch, name="supervisor", daemon=True)
             self._monitor.start()
@@ -251,6 +253,7 @@ class Supervisor:
             signals.kill(signals.marked(self._mark))
             self._watchdog.close()
             remove_state(self.home)
+            unregister_stack(self.home)
             self._lock.release()
             self._stopped.set()
 
