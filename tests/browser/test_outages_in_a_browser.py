@@ -169,6 +169,8 @@ def test_a_killed_worker_is_normal_again_within_ten_seconds(watch: Watch, stack:
 def test_no_statement_is_false_during_and_after_an_outage(
     target: str, label: str, kind: Any, watch: Watch, stack: Stack
 ) -> None:
+    rows = [page.locator("table").last for page in watch.pages]
+    places = [row.bounding_box() for row in rows]
     command = SupervisorCommand("fault", fault=kind, target=target, seconds=FAULT_SECONDS, key=f"{kind}-{target}")
     send(running(stack), command)
     began = time.monotonic()
@@ -177,6 +179,12 @@ def test_no_statement_is_false_during_and_after_an_outage(
         watch.wait()
     (banner,) = watch.look()[0]["notices"]
     assert banner.startswith(f"You {kind} {label}. ")
+    # The banner moves no row.
+    for row, place in zip(rows, places, strict=True):
+        now = row.bounding_box()
+        assert now is not None
+        assert place is not None
+        assert (now["x"], now["y"]) == (place["x"], place["y"])
 
     def normal() -> bool:
         watch.wait()
@@ -227,8 +235,8 @@ def test_no_page_of_five_goes_blank_in_twenty_faults_of_postgres(browser: Browse
         row.get_by_role("button", name="Inject").click()
         dialog = pages[0].get_by_role("dialog")
         dialog.get_by_label("Seconds").fill("3")
-        dialog.get_by_label("Seconds").press("Enter")
-        dialog.get_by_role("button", name=re.compile(r"^(Kill|Stop) PostgreSQL for 3 s$")).click()
+        dialog.get_by_role("button", name=re.compile(r"^(Kill|Stop) PostgreSQL$")).click()
+        expect(dialog).to_be_hidden()
         for step, page in enumerate(pages[1:]):
             page.get_by_role("link", name=links[(number + step) % len(links)], exact=True).click(no_wait_after=True)
             pages[0].wait_for_timeout(400)

@@ -41,7 +41,7 @@ def fault_dialog(data: PageData) -> None:
             if st.button("Cancel", key="fault-cancel"):
                 close()
                 st.rerun()
-            if st.button(_label(option, seconds), key="fault-go", type="primary"):
+            if st.button(_label(option), key="fault-go", type="primary"):
                 problem = _inject(data, option, float(seconds or SECONDS_DEFAULT))
                 if problem is None:
                     done = Notice("good", f"{option.target}: {option.kind}", "The fault is marked on all charts.")
@@ -54,9 +54,9 @@ def fault_dialog(data: PageData) -> None:
     st.dialog(f"Inject a fault into {option.label}?", on_dismiss=close)(body)()
 
 
-def _label(option: FaultOption, seconds: Any) -> str:  # noqa: ANN401 - a number input's value
-    verb = "Kill" if option.kind == "killed" else "Stop"
-    return f"{verb} {option.label} for {seconds} s" if option.has_duration else f"{verb} {option.label}"
+def _label(option: FaultOption) -> str:
+    """The button's label. It has no duration, which would be that of before the last key press."""
+    return f"{'Kill' if option.kind == 'killed' else 'Stop'} {option.label}"
 
 
 def _inject(data: PageData, option: FaultOption, seconds: float) -> str | None:

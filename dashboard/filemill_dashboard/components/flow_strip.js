@@ -5,7 +5,7 @@ const LYING_BARS_MAX = 3;
 const VALUES_MAX = 6;
 // As many labels fit below the bars, and as many in a narrow window. Every nth bar is labelled.
 const LABELS_MAX = 12;
-const LABELS_NARROW_MAX = 5;
+const LABELS_NARROW_MAX = 6;
 
 export default function ({ data, parentElement }) {
   const state = mountedState(parentElement, (root) => {
