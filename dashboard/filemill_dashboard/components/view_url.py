@@ -23,8 +23,9 @@ def _set_parameter(name: str, value: str) -> None:
 
 def select_option(label: str, options: Sequence[str], default: str, key: str) -> str:
     """Draw a segmented control. Its value is stored in the URL unless it is the default, and kept on the next page."""
-    if key not in st.session_state:
-        initial = st.query_params.get(key, default)
+    # During an outage, runs follow each other without a pause, and the browser once sent no selection at all.
+    if st.session_state.get(key) not in options:
+        initial = st.query_params.get(key) or st.session_state.get(f"{key}-selected", default)
         st.session_state[key] = initial if initial in options else default
 
     selected: str = (
@@ -39,6 +40,7 @@ def select_option(label: str, options: Sequence[str], default: str, key: str) ->
         )
         or default
     )
+    st.session_state[f"{key}-selected"] = selected
     in_url = "" if selected == default else selected
     if st.query_params.get(key, "") != in_url:  # also after a change of page, which starts with an empty URL
         _set_parameter(key, in_url)
