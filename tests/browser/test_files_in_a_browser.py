@@ -172,3 +172,15 @@ def test_a_file_can_be_opened_with_the_keyboard(page: Page) -> None:
     row.get_by_role("button", name="Opened by keyboard").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog").get_by_text("Opened by keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(row.get_by_role("button", name="Opened by keyboard")).to_be_focused()
+
+
+def test_the_page_of_a_file_marks_files_in_the_navigation(page: Page) -> None:
+    files = page.get_by_role("link", name="Files", exact=True)
+    page.goto("/file?id=1")
+    expect(files).to_have_attribute("aria-current", "true")
+    page.get_by_role("link", name="Workers", exact=True).click()
+    expect(page.get_by_role("table", name="Workers")).to_be_visible()
+    expect(files).not_to_have_attribute("aria-current", "true")

@@ -87,6 +87,17 @@ def test_a_blank_page_is_reloaded_with_its_url(page: Page) -> None:
     expect(page.get_by_role("table", name="Workers")).to_be_visible()
 
 
+def test_a_page_that_stays_without_elements_is_reloaded(browser: Browser, url: str) -> None:
+    context = browser.new_context(base_url=url)
+    page = context.new_page()
+    page.goto("/workers?state=idle")
+    expect(page.locator(".age")).to_be_visible()
+    page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').remove()")
+    expect(page.locator(".age")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/workers\?state=idle$"))
+    context.close()
+
+
 def test_the_pipeline_shows_the_consumer_group(page: Page) -> None:
     page.get_by_role("link", name="Pipeline").click()
     matrix = page.get_by_role("table", name="Partitions and their owners")

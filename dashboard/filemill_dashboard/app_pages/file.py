@@ -138,4 +138,4 @@ def _workers_of(data: PageData, story: FileTimeline, overview: Overview | None) 
     return page.items if page is not None else []
 
 
-page_shell.render_page("File", _file)
+page_shell.render_page("File", _file, section="Files")

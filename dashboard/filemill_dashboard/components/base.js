@@ -57,6 +57,25 @@ function mountedState(parentElement, create) {
   return root.state;
 }
 
+// When the dialog that a control opens has closed, the focus returns to the control, unless it is on another one.
+const DIALOG_OPENS_MS = 10000;
+const FOCUS_MOVES_MS = 300;
+
+function returnFocusAfterDialog(findControl) {
+  let opened = false;
+  const observer = new MutationObserver(() => {
+    const isOpen = document.querySelector('[role="dialog"]') !== null;
+    opened ||= isOpen;
+    if (isOpen || !opened) return;
+    observer.disconnect();
+    setTimeout(() => {
+      if (!document.activeElement?.matches("a, button, input, select, textarea")) findControl()?.focus();
+    }, FOCUS_MOVES_MS);
+  });
+  observer.observe(document.body, { childList: true, subtree: true });
+  setTimeout(() => opened || observer.disconnect(), DIALOG_OPENS_MS);
+}
+
 // Ages grow between refreshes. They use elapsed time, not the viewer's time of day, which may be wrong.
 function startTicking(state, milliseconds, tick) {
   state.tick = tick;

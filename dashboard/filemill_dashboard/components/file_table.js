@@ -14,7 +14,10 @@ const COLUMNS = [
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const state = mountedState(parentElement, make);
-  state.open = (id) => setTriggerValue("open", id);
+  state.open = (id) => {
+    setTriggerValue("open", id);
+    returnFocusAfterDialog(() => [...state.body.children].find((node) => node.row.id === id)?.querySelector(".open"));
+  };
   setAttribute(state.frame, "class", data.stale ? "frame stale" : "frame");
   state.table.hidden = data.rows.length === 0;
   state.empty.hidden = !data.empty;

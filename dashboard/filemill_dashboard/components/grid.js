@@ -84,6 +84,7 @@ function showDetails() {
 function open(state, key) {
   state.opened = key;
   state.send("open", key);
+  returnFocusAfterDialog(() => [...state.body.children].find((node) => node.row.key === key)?.querySelector(".open"));
 }
 
 // Adds the width of a button in pixels: its text, its padding, and the gap to the next button.

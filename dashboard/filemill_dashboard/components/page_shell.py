@@ -44,8 +44,11 @@ def render_page(
     *,
     above: Callable[[], None] | None = None,
     permission: Permission = Permission.VIEW,
+    section: str | None = None,
 ) -> None:
     """Draw a page: the top bar, then `above` (run only on interaction), then `body` (run at each refresh).
+
+    `section` is the entry of the navigation that a page without an entry belongs to.
 
     A viewer without the permission sees neither, and nothing that the page draws below.
     """
@@ -74,7 +77,7 @@ def render_page(
         snapshot, health, visibility = data.snapshot(), data.health(), data.visibility()
         faults = data.active_faults()
         with status:
-            _show_status(snapshot, health, faults, data.services, visibility, interval_seconds)
+            _show_status(snapshot, health, faults, data.services, visibility, interval_seconds, section)
         reason = why_not(permission)
         refused = [Notice("warn", "Not allowed", reason)] if reason else []
         with dock:
@@ -126,6 +129,7 @@ def _show_status(
     services: Services,
     visibility: Visibility,
     interval_seconds: float | None,
+    section: str | None,
 ) -> None:
     servers = [_server(LABELS[name], reading, faults.get(name)) for name, reading in health.items()]
     if services.relay_state is not None:
@@ -138,6 +142,7 @@ def _show_status(
             "servers": servers,
             "age": snapshot.age_seconds,
             "interval_seconds": interval_seconds,
+            "section": section,
             "refresh_id": time.monotonic(),
         },
         on_refresh_change=lambda: None,

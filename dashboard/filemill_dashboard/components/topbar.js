@@ -5,19 +5,24 @@ const STALE_SECONDS = 10;
 const TIMEOUT_PERIODS = 2;
 const TIMEOUT_MIN_MS = 4000;
 const BLANK_CHECK_MS = 1000;
-// A page is blank between two checks at most while it loads.
+// A page is blank between two checks at most while it loads. Without a server, a run that was begun before a change of
+// page ends after some seconds, and the new page has no elements until then.
 const BLANK_CHECKS = 3;
+const EMPTY_CHECKS = 7;
 const RELOAD_PAUSE_MS = 15000;
 const RELOADED_AT = "filemill-reloaded-at";
 
-// After an error in its own code, the library that draws the page removes all of it. The page is then reloaded, with
-// its URL. The timer belongs to the window, because this component is removed, too.
+// After an error in its own code, the library that draws the page removes all of it. If a refresh of the former page
+// arrives during a change of page, the new page can stay without elements. The page is then reloaded, with its URL. The
+// timer belongs to the window, because this component is removed, too.
 function reloadBlankPage() {
   if (window.filemillBlankTimer) return;
-  let blank = 0;
+  let [blank, empty] = [0, 0];
   window.filemillBlankTimer = setInterval(() => {
     blank = document.getElementById("root")?.childElementCount === 0 ? blank + 1 : 0;
-    if (blank < BLANK_CHECKS || Date.now() - Number(sessionStorage.getItem(RELOADED_AT)) < RELOAD_PAUSE_MS) return;
+    empty = document.querySelector('[data-testid="stMain"] .stElementContainer') === null ? empty + 1 : 0;
+    if (blank < BLANK_CHECKS && empty < EMPTY_CHECKS) return;
+    if (Date.now() - Number(sessionStorage.getItem(RELOADED_AT)) < RELOAD_PAUSE_MS) return;
     sessionStorage.setItem(RELOADED_AT, String(Date.now()));
     // Without an answer a reload would end in the browser's own error page, which does not retry.
     fetch("/healthz").then(
@@ -25,6 +30,16 @@ function reloadBlankPage() {
       () => sessionStorage.removeItem(RELOADED_AT),
     );
   }, BLANK_CHECK_MS);
+}
+
+// A page that is not in the navigation belongs to an entry of it, which then looks like the active one.
+function markSection(section) {
+  for (const link of document.querySelectorAll(".st-key-nav a")) {
+    const marked = section !== null && link.textContent.trim() === section;
+    if (marked) setAttribute(link, "aria-current", "true");
+    else if (link.classList.contains("section-of-page")) link.removeAttribute("aria-current");
+    link.classList.toggle("section-of-page", marked);
+  }
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -35,6 +50,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     root.append(el("div", { class: "status" }, servers, age));
     return { servers, age };
   });
+  markSection(data.section);
   const now = performance.now();
   if (state.refreshId !== data.refresh_id) {
     state.refreshId = data.refresh_id;
