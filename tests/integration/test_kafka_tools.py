@@ -16,6 +16,7 @@ import pytest
 from filemill.config.settings import Settings, as_environment
 from filemill.entrypoints import bootstrap
 from filemill.queries.group import GroupState, Lags, group_state, lags
+from filemill.queries.live_lag import LivePartition, live_lag
 from filemill_infra.embedded.servers.jars import default_cache, installed_jars
 from tests.containers.images import TOOLS_LOCK
 from tests.integration import topics
@@ -30,6 +31,7 @@ FRESH_SECONDS = 20.0
 WORK_SECONDS = 1.0
 REQUESTS = 20
 PAUSE_SECONDS = 0.1
+OFFSETS = ("PARTITION", "LOG-END-OFFSET", "CURRENT-OFFSET")
 
 
 def ask(settings: Settings, *question: str) -> list[dict[str, str]]:
@@ -58,6 +60,12 @@ def shown(harness: PipelineHarness, after: datetime) -> tuple[GroupState, Lags]:
     found = wait_until(fresh, FRESH_SECONDS, "the monitor has sampled again")
     assert found is not None
     return found
+
+
+def command_lag(harness: PipelineHarness) -> dict[int, LivePartition]:
+    """What `filemill lag` prints, by partition."""
+    found = live_lag(harness.settings, bootstrap.kafka_admin(harness.settings), harness.settings.kafka_group)
+    return {part.partition: part for part in found.partitions}
 
 
 def owners_shown(group: GroupState) -> dict[int, str]:
@@ -92,8 +100,14 @@ def test_lag_offsets_owners_and_state_are_those_of_kafkas_own_tool(
 
     # Under load: what the tool saw lies between what we showed before and after it.
     before, lags_before = shown(harness, datetime.now(UTC))
+    live_before = command_lag(harness)
     rows = ask(harness.settings, "--offsets")
+    live_after = command_lag(harness)
     after, lags_after = shown(harness, datetime.now(UTC))
+    for row in rows:
+        partition, end, committed = (int(row[name].replace("-", "0")) for name in OFFSETS)
+        assert (live_before[partition].end or 0) <= end <= (live_after[partition].end or 0)
+        assert (live_before[partition].committed or 0) <= committed <= (live_after[partition].committed or 0)
     assert [int(row["PARTITION"]) for row in sorted(rows, key=lambda row: row["PARTITION"])] == [0, 1, 2]
     lagging = 0
     for row in rows:
