@@ -78,7 +78,8 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
             [Notice("warn", title, reading.error or "The dead letters appear when Kafka responds.")],
         )
         return
-    error = reading.error
+    # An outage of Kafka has its own banner, which moves no row.
+    error = None if "kafka" in data.visibility().unreachable else reading.error
     warning = [Notice("warn", "Showing stale data", error)] if error else []
     show_notices("dead-letters-notice", warning)
     topic = data.services.settings.all_queues[queue].topic if queue else ""
@@ -104,7 +105,7 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     )
     letters = [letter for letter in within if not reason or reason_fingerprint(letter.reason) == reason]
     _letter_bar(letters, truncated=reading.value.truncated)
-    _table(data, letters, stale=error is not None)
+    _table(data, letters, stale=reading.error is not None)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 

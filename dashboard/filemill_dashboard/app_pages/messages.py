@@ -42,7 +42,9 @@ def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         title = "Reading …" if reading.error is None else "The topic cannot be read"
         show_notices("messages-notice", [Notice("warn", title, reading.error or "")])
         return
-    show_notices("messages-notice", [Notice("warn", "Showing stale data", reading.error)] if reading.error else [])
+    # An outage of Kafka has its own banner, which moves no row.
+    error = None if "kafka" in data.visibility().unreachable else reading.error
+    show_notices("messages-notice", [Notice("warn", "Showing stale data", error)] if error else [])
     _page_bar(view, look)
     data_grid(
         "messages",

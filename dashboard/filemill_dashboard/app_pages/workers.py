@@ -163,7 +163,8 @@ def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         state = visibility.worker_state(selected, processes.get(selected.id))
         _details(data, selected, state, _member_ids(snapshot.value, selected.id))
     handlers = data.handlers()
-    handler_table(handlers.value, stale=handlers.error is not None)
+    events_known = visibility.events_known
+    handler_table(handlers.value, stale=handlers.error is not None or not events_known, workers_known=events_known)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
 

@@ -21,8 +21,11 @@ COLUMNS = [
 ]
 
 
-def handler_table(handlers: Sequence[HandlerView] | None, *, stale: bool) -> None:
-    """Draw the table, with a notice for each handler of which the workers have different versions."""
+def handler_table(handlers: Sequence[HandlerView] | None, *, stale: bool, workers_known: bool) -> None:
+    """Draw the table, with a notice for each handler of which the workers have different versions.
+
+    The number of workers is unknown while the states of workers are.
+    """
     page_shell.section_heading("Handlers")
     show_notices("handler-mix", [_mix(one) for one in handlers or () if one.mixed])
     data_grid(
@@ -34,7 +37,7 @@ def handler_table(handlers: Sequence[HandlerView] | None, *, stale: bool) -> Non
                 {
                     "name": one.name,
                     "versions": [version.version for version in one.versions] or [one.version],
-                    "workers": one.workers,
+                    "workers": one.workers if workers_known else None,
                     "queue": one.queue or ("default" if one.name == "text" else "jobs"),
                     "content": one.content_type,
                     "timeout": one.timeout,
