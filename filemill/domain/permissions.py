@@ -28,17 +28,33 @@ class Role(enum.StrEnum):
 _RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
+class RequestSource(msgspec.Struct, frozen=True):
+    """Where a request comes from, for the audit log. Empty: unknown.
+
+    `authentication` says how the principal signed in: `local`, `launch token`, `session:` and the first digits of the
+    hash under which the session is stored, or the id of a token. It signs nobody in. `address` is the client's.
+    """
+
+    authentication: str = ""
+    address: str = ""
+    request_id: str = ""
+
+
 class Principal(msgspec.Struct, frozen=True):
     """The person or program that a request comes from. `name` is its name in the audit log.
 
     Without a role it may do nothing. `token`: the id of the personal token by which a program acts for the person.
+    `source` decides nothing.
     """
 
     name: str
     role: Role | None
     token: int | None = None
+    source: RequestSource = RequestSource()
 
 
+# Whoever reaches the port in mode `local`, and programs that have the credentials of the servers.
+LOCAL = RequestSource("local")
 # Somebody who has not signed in, or whose session has ended.
 NOBODY = Principal("nobody", None)
 
@@ -69,6 +85,7 @@ class Permission(enum.StrEnum):
     CREATE_TOKENS = "tokens.create"
     MANAGE_TOKENS = "tokens.manage"
     MANAGE_PEOPLE = "people.manage"
+    READ_AUDIT = "audit.read"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -94,6 +111,7 @@ RULES: dict[Permission, Rule] = {
     Permission.FORGET_WORKERS: Rule(Role.OPERATOR, "Forgetting workers that have stopped"),
     Permission.PREVIEW_OFFSETS: Rule(Role.OPERATOR, "Previewing an offset reset"),
     Permission.STOP_JOBS: Rule(Role.OPERATOR, "Stopping background jobs"),
+    Permission.READ_AUDIT: Rule(Role.OPERATOR, "Reading and exporting the audit log"),
     Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files"),
     Permission.MANAGE_WORKERS: Rule(Role.ADMIN, "Scaling, stopping and killing workers"),
     Permission.RESET_OFFSETS: Rule(Role.ADMIN, "Resetting offsets"),
@@ -121,4 +139,4 @@ def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
 
 def local_admin(name: str) -> Principal:
     """A program that has the credentials of the servers, such as a command or a notebook: nothing limits it."""
-    return Principal(name, Role.ADMIN)
+    return Principal(name, Role.ADMIN, source=LOCAL)

@@ -34,6 +34,7 @@ from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
 from filemill.services.accounts import Accounts
+from filemill.services.audit_log import AuditLog
 from filemill.services.foreign_results import HashFiller
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "accounts",
+    "audit_log",
     "bucket",
     "create_engine",
     "dead_letter_index",
@@ -118,6 +120,11 @@ def dead_letter_index(settings: Settings, engine: sa.Engine) -> DeadLetterIndex:
 def orphans(settings: Settings, engine: sa.Engine) -> Orphans:
     """Lists and deletes objects without an owner."""
     return Orphans(engine, bucket(settings))
+
+
+def audit_log(engine: sa.Engine) -> AuditLog:
+    """What operators do with the audit log."""
+    return AuditLog(engine)
 
 
 def accounts(engine: sa.Engine) -> Accounts:

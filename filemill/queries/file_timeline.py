@@ -122,7 +122,10 @@ _KILLS = sa.text("""
     SELECT coalesce(detail ->> 'worker', detail ->> 'target'), at, actor FROM operations
     WHERE at >= :since AND (action = 'stack.kill' OR action = :fault AND detail ->> 'fault' = 'killed')
         AND coalesce(detail ->> 'worker', detail ->> 'target') = ANY(CAST(:workers AS text[]))
-        AND NOT detail ? 'refused'
+        AND follows IS NULL AND NOT detail ? 'refused'
+        AND NOT EXISTS (
+            SELECT FROM operations AS later WHERE later.follows = operations.id AND later.detail ? 'refused'
+        )
     ORDER BY at
 """)
 _NOW = sa.select(sa.func.clock_timestamp())

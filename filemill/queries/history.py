@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.audit import DETAIL_WITH_OUTCOME
 from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.queries.group import GroupMember
@@ -148,17 +149,19 @@ def _assignment_samples(connection: sa.Connection, group: str, period: timedelta
     return found[::-1]
 
 
-_AUDIT_ENTRIES = sa.text("""
-    SELECT id, at, actor, action, CASE WHEN pg_column_size(detail) < 2000 THEN detail ELSE detail - 'files' END
-    FROM operations WHERE at > now() - CAST(:period AS interval) ORDER BY id DESC LIMIT :most
-""")
-_STACK_AUDIT_ENTRIES = sa.text("""
-    SELECT id, at, actor, action, detail
+_AUDIT_ENTRIES = sa.text(f"""
+    SELECT id, at, actor, action, CASE WHEN pg_column_size(detail) < 2000 THEN {DETAIL_WITH_OUTCOME}
+        ELSE detail - 'files' END
+    FROM operations WHERE at > now() - CAST(:period AS interval) AND follows IS NULL ORDER BY id DESC LIMIT :most
+""")  # noqa: S608 - text of this module
+# Refused attempts and the requested end of a fault are not marked on charts.
+_STACK_AUDIT_ENTRIES = sa.text(f"""
+    SELECT id, at, actor, action, {DETAIL_WITH_OUTCOME}
     FROM operations
-    WHERE at > now() - CAST(:period AS interval)
-        AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay', 'refused')
+    WHERE at > now() - CAST(:period AS interval) AND follows IS NULL
+        AND action NOT IN ('retry', 'cancel', 'delete', 'dlq.replay', 'refused', 'fault.end')
     ORDER BY id DESC LIMIT :most
-""")
+""")  # noqa: S608 - text of this module
 
 
 # Workers that started in another version than the worker that started before.

@@ -113,11 +113,13 @@ class Accounts:
         known = account_name(name)
 
         def update(connection: sa.Connection) -> None:
+            before = rows.account_state(connection, known)
             if not rows.update_account(connection, known, **values):
                 raise UnknownAccount(f"there is no account {known}; `filemill users list` shows all")
             if end_sessions:
                 rows.delete_sessions(connection, name=known)
-            record(connection, principal, action, {"account": known, **detail})
+            change = {"before": before, "after": rows.account_state(connection, known)}
+            record(connection, principal, action, {"account": known, **detail, **change})
 
         in_transaction(self._engine, update)
 

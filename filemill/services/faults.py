@@ -14,8 +14,8 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from filemill.adapters.postgres.audit import FAULT, complete_fault
-from filemill.domain.permissions import Permission, Principal
+from filemill.adapters.postgres.audit import FAULT, fault_without_end
+from filemill.domain.permissions import Permission, Principal, local_admin
 from filemill.errors import Unavailable
 from filemill.runtime.journal import JournalEntry, read_entries
 from filemill.runtime.stack_state import FAULTS_FILE, StackState
@@ -33,6 +33,9 @@ from filemill.services.audit import log_refusal, record
 log = structlog.get_logger("faults")
 
 SHOWN = 50
+FAULT_END = "fault.end"
+# Its journal says when faults ended.
+SUPERVISOR = local_admin("supervisor")
 _SERVERS = {"kafka": "Kafka", "postgres": "PostgreSQL", "s3": "S3"}
 _EFFECTS: dict[FaultKind, str] = {
     "killed": "SIGKILL, like a power failure; restarted when the time is over",
@@ -116,19 +119,24 @@ def inject(engine: sa.Engine, stack: StackState, option: FaultOption, seconds: f
     except OutcomeUnknown:
         raise  # the journal knows
     except (CommandRejected, Unavailable) as error:
-        _complete(engine, key, {"refused": str(error)})
+        _complete(engine, key, principal, {"refused": str(error)})
         raise
 
 
 def end_fault(engine: sa.Engine, stack: StackState, target: str, principal: Principal) -> None:
     """End the fault on a server or worker now. Raises CommandRejected if there is none, Forbidden, Unavailable.
 
-    The end is added to the fault's audit record, see `FaultEndRecorder`. Who ended it is logged, because PostgreSQL may
-    be the server that is down.
+    `FaultEndRecorder` records when it ended. Who ended it is recorded here, or only logged, because PostgreSQL may be
+    the server that is down.
     """
     authorize(engine, principal, Permission.INJECT_FAULTS, fault="end", target=target)
     send(stack, SupervisorCommand("end-fault", target=target))
     log.info("A fault was ended before its time", target=target, principal=principal.name)
+    try:
+        with engine.begin() as connection:
+            record(connection, principal, FAULT_END, {"target": target})
+    except Unavailable as error:
+        log.warning("Cannot record who ended a fault", target=target, principal=principal.name, error=str(error))
 
 
 def active_fault(stack: StackState | None, entries: Sequence[JournalEntry], target: str) -> JournalEntry | None:
@@ -146,9 +154,11 @@ def _refuse(principal: Principal, option: FaultOption, code: CommandRejection, r
     raise CommandRejected(reason, code)
 
 
-def _complete(engine: sa.Engine, key: str, more: Mapping[str, Any]) -> None:
+def _complete(engine: sa.Engine, key: str, principal: Principal, more: Mapping[str, Any]) -> None:
     with engine.begin() as connection:
-        complete_fault(connection, key, more)
+        operation = fault_without_end(connection, key)
+        if operation is not None:
+            record(connection, principal, FAULT, more, follows=operation)
 
 
 def journal_of(stack: StackState) -> list[JournalEntry]:
@@ -173,5 +183,5 @@ class FaultEndRecorder:
             key = str(entry.detail.get("key", ""))
             if key and entry.ended is not None and key not in self._recorded:
                 error = {"error": entry.detail["error"]} if "error" in entry.detail else {}
-                _complete(engine, key, {"ended": entry.ended, **error})
+                _complete(engine, key, SUPERVISOR, {"ended": entry.ended, **error})
                 self._recorded.add(key)

@@ -195,7 +195,7 @@ class OffsetReset:
             self._each(cancelled, self._operations.retry, principal, progress)
             if isinstance(error, Conflict):
                 with self._engine.begin() as connection:
-                    record_refusal(connection, operation, str(error))
+                    record_refusal(connection, principal, OFFSETS_RESET, operation, str(error))
                 raise CannotReset(str(error), ResetRefusal.GROUP_HAS_MEMBERS) from None
             raise
         again = self._each(cancelled, self._operations.retry, principal, progress) if unfinished == "resubmit" else []

@@ -13,6 +13,7 @@ from filemill.adapters.postgres.file_actions import (
     CancelledRun,
     cancel_files,
     delete_files,
+    deleted_files,
     retry_files,
     statuses_and_runs,
     unfinished_runs,
@@ -39,6 +40,8 @@ log = structlog.get_logger("operations")
 # Files that one command names at most: well below a record's megabyte.
 COMMAND_FILES = 5000
 ACKNOWLEDGE_SECONDS = 5.0
+# Deleted files whose former status and title are in the audit record.
+DELETED_RECORDED = 20
 RESUBMIT = "resubmit"
 FORGET = "workers.forget"
 WORKER_RUNS = "worker-runs"
@@ -150,8 +153,10 @@ class Operations:
 
         def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[FileRefusal]]:
             keys = delete_files(connection, ids)
-            record_files(connection, principal, FileAction.DELETE.value, sorted(keys), len(ids))
-            return keys, _refusals(connection, FileAction.DELETE, ids, list(keys))
+            refused = _refusals(connection, FileAction.DELETE, ids, list(keys))
+            before = {"before": deleted_files(connection, sorted(keys)[:DELETED_RECORDED])}
+            record_files(connection, principal, FileAction.DELETE.value, sorted(keys), len(ids), **before)
+            return keys, refused
 
         keys, refused = in_transaction(self._engine, delete)
         for key in keys.values():

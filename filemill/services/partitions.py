@@ -48,7 +48,7 @@ def add_partitions(engine: sa.Engine, admin: KafkaAdmin, topic: str, total: int,
         admin.add_partitions(topic, total)
     except Exception as error:
         with engine.begin() as connection:
-            record_refusal(connection, operation, str(error))
+            record_refusal(connection, principal, ADD_PARTITIONS, operation, str(error))
         if isinstance(error, Conflict):
             raise CannotAddPartitions(str(error), PartitionsRefusal.BROKER_REFUSED) from None
         raise

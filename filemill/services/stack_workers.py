@@ -39,7 +39,8 @@ def send_supervisor_command(
         log_refusal(principal, action, str(error), worker=command.worker or command.role)
         raise
     scaling = command.action == "scale"
-    detail = {"role": command.role, "count": command.count} if scaling else {"worker": command.worker}
+    scaled = {"role": command.role, "before": len(processors(stack)), "count": command.count}
+    detail = scaled if scaling else {"worker": command.worker}
     with engine.begin() as connection:
         operation = record(connection, principal, action, detail)
     try:

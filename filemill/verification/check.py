@@ -17,6 +17,7 @@ from filemill.domain.partitioning import cycle_breaks
 from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.topic_records import RequestRecord
 from filemill.ports import ObjectStore, ObjectStreams
+from filemill.queries.audit import verify_audit
 from filemill.queries.stalls import current_stalls
 from filemill.queries.verification import (
     count_deleted,
@@ -78,8 +79,17 @@ async def verify(
             _check_sequences(engine, queue, snapshot, report)
             _check_commits(engine, settings, queue, snapshot, report)
             _check_stalls(engine, settings.of_queue(queue.name), report)
+    _check_audit(engine, report)
     report.seconds = round(time.monotonic() - began, 3)
     return report
+
+
+def _check_audit(engine: sa.Engine, report: VerificationReport) -> None:
+    found = verify_audit(engine)
+    report.audit_rows, report.audit_head = found.rows, found.head
+    for finding in found.findings:
+        for example in finding.examples:
+            report.add_finding(FindingCode.AUDIT_CHANGED, f"{finding.check}: {example}")
 
 
 def _generations(

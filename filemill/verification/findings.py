@@ -21,6 +21,7 @@ class Invariant(StrEnum):
     NO_COVERED_REPROCESSING = "no-covered-reprocessing"
     SEQUENCES_CYCLE = "sequences-cycle"
     PARTITIONS_PROGRESS = "partitions-progress"
+    AUDIT_UNCHANGED = "audit-unchanged"
 
     @property
     def number(self) -> str:
@@ -43,6 +44,7 @@ _STATEMENTS = {
     Invariant.NO_COVERED_REPROCESSING: "No record is reprocessed after a commit covered it",
     Invariant.SEQUENCES_CYCLE: "Sequence numbers are durable and cycle through the partitions",
     Invariant.PARTITIONS_PROGRESS: "While there is lag, records finish",
+    Invariant.AUDIT_UNCHANGED: "No row of the audit log is missing, edited or out of order",
 }
 
 
@@ -64,6 +66,7 @@ class FindingCode(StrEnum):
     SEQUENCE_MISSING = "publish-number-missing"
     SEQUENCE_OUT_OF_TURN = "publish-out-of-turn"
     PARTITION_STALLED = "partition-stalled"
+    AUDIT_CHANGED = "audit-changed"
     # Found by the audit of all commits and executions.
     COMMIT_PASSED_UNFINISHED = "commit-passed-unfinished"
     COMMIT_CLAIMS_UNFINISHED = "commit-claims-unfinished"
@@ -134,6 +137,10 @@ _RULES: dict[FindingCode, tuple[Invariant, str]] = {
         Invariant.PARTITIONS_PROGRESS,
         "partitions with lag and an owner whose committed offset does not advance",
     ),
+    FindingCode.AUDIT_CHANGED: (
+        Invariant.AUDIT_UNCHANGED,
+        "differences of the audit log from its hash chain; `filemill audit verify` shows all",
+    ),
     FindingCode.COMMIT_PASSED_UNFINISHED: (
         Invariant.COMMITS_COVER_FINISHED,
         "commits that passed a record that was not finished at that moment",
@@ -163,7 +170,7 @@ _RULES: dict[FindingCode, tuple[Invariant, str]] = {
 }
 
 _ALL = tuple(FindingCode)
-VERIFY_CODES = _ALL[: _ALL.index(FindingCode.PARTITION_STALLED) + 1]
+VERIFY_CODES = _ALL[: _ALL.index(FindingCode.AUDIT_CHANGED) + 1]
 # The codes that count accepted requests which nothing will end.
 LOST_CODES = frozenset({FindingCode.LOST, FindingCode.REQUEST_GONE})
 

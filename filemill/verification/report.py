@@ -22,6 +22,8 @@ class VerificationReport(FindingCollection):
     dead_letters_distinct: int = 0
     unreadable_events: int = 0
     objects: int = 0
+    audit_rows: int = 0
+    audit_head: str | None = None
     seconds: float = 0.0
     notes: list[str] = msgspec.field(default_factory=list)
 

@@ -63,6 +63,10 @@ def forget_tries(engine: sa.Engine) -> None:
         connection.execute(sa.delete(SignInTries))
 
 
+def change(before: str, after: str, *, disabled: bool = False) -> dict[str, dict[str, object]]:
+    return {"before": {"role": before, "disabled": False}, "after": {"role": after, "disabled": disabled}}
+
+
 def test_accounts_are_created_listed_changed_and_audited(accounts: Accounts, engine: sa.Engine) -> None:
     assert accounts.add("bob@example.org", Role.VIEWER, PASSWORD, TEST) == "bob@example.org"
     with pytest.raises(Conflict):
@@ -80,8 +84,8 @@ def test_accounts_are_created_listed_changed_and_audited(accounts: Accounts, eng
     assert [tuple(row) for row in found] == [
         ("account.add", {"account": "ann", "role": "operator"}),
         ("account.add", {"account": "bob@example.org", "role": "viewer"}),
-        ("account.role", {"account": "ann", "role": "admin"}),
-        ("account.disable", {"account": "bob@example.org"}),
+        ("account.role", {"account": "ann", "role": "admin", **change("operator", "admin")}),
+        ("account.disable", {"account": "bob@example.org", **change("viewer", "viewer", disabled=True)}),
     ]
     assert all(text.startswith("$argon2id$") for text in stored)
     assert len(set(stored)) == 2

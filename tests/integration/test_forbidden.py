@@ -9,11 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File, Operation
-from filemill.config.logging import LogRateLimit
 from filemill.config.settings import Settings, load
 from filemill.domain.file_actions import FileAction
 from filemill.domain.files import NewFile
-from filemill.domain.permissions import RULES, Permission, Principal, Role, local_admin
+from filemill.domain.permissions import RULES, Permission, Principal, RequestSource, Role, local_admin
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.entrypoints import bootstrap
 from filemill.errors import Forbidden
@@ -153,7 +152,7 @@ USE_CASES: list[tuple[str, Permission, UseCase]] = [
 
 @pytest.fixture(autouse=True)
 def unlimited_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_records", LogRateLimit(1000, 60.0))
+    monkeypatch.setattr(access, "_records", access.RefusalRecords(1000, 1000))
 
 
 def recorded(engine: sa.Engine) -> list[Any]:
@@ -195,16 +194,23 @@ def test_records_of_refused_attempts_are_limited(
     settings: Settings, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(access, "_records", LogRateLimit(2, 60.0, lambda: now))
+    monkeypatch.setattr(access, "_records", access.RefusalRecords(2, 5, lambda: now))
     viewer = Principal("vera", Role.VIEWER)
     for _ in range(10):
         with pytest.raises(Forbidden):
             Submissions(engine).submit(FILE, principal=viewer)
     assert len(recorded(engine)) == 2
+    # Another person, and the same one from another address, have limits of their own, and all together have one.
+    elsewhere = Principal("vera", Role.VIEWER, source=RequestSource("local", "10.0.0.1"))
+    for who in (Principal("vic", Role.VIEWER), elsewhere):
+        for _ in range(2):
+            with pytest.raises(Forbidden):
+                Submissions(engine).submit(FILE, principal=who)
+    assert len(recorded(engine)) == 5
     now = 61.0
     with pytest.raises(Forbidden):
         Submissions(engine).submit(FILE, principal=viewer)
-    assert recorded(engine)[-1].detail["left_out"] == 8
+    assert recorded(engine)[-1].detail["left_out"] == 9
 
 
 def test_an_attempt_is_refused_even_if_the_database_is_unreachable() -> None:

@@ -12,13 +12,15 @@ from filemill.domain.content import render, sha256_hex
 from filemill.domain.files import object_key, truncate_to_milliseconds
 from filemill.domain.messages import FileCreate, FileCreated, create_headers, encode, new_traceparent
 from filemill.entrypoints import bootstrap
+from filemill.services.audit import record
 from filemill.verification.findings import VERIFY_CODES, FindingCode
 from filemill.verification.report import VerificationReport
 from tests.integration import topics
 from tests.integration.audit import audit_commits
 from tests.integration.group_samples import insert_samples
 from tests.integration.harness import PipelineHarness, open_harness
-from tests.servers import RunningServers
+from tests.principals import TEST
+from tests.servers import RunningServers, patient_engine
 
 
 class Ledger(PipelineHarness):
@@ -110,8 +112,8 @@ class Ledger(PipelineHarness):
     def commit_all(self) -> None:
         """Commit each partition to its end, as workers do once everything is finished."""
         ends: dict[int, int] = {}
-        for record in topics.read(self.settings, self.settings.topic_create):
-            ends[record.partition] = record.offset + 1
+        for one in topics.read(self.settings, self.settings.topic_create):
+            ends[one.partition] = one.offset + 1
         for partition, end in ends.items():
             topics.commit(self.settings, partition, end, '{"worker":"honest","epoch":1}')
 
@@ -222,6 +224,12 @@ def plant(ledger: Ledger) -> dict[str, list[str]]:
         insert_samples(connection, {2: 993}, since=100, upto=-30, owner="kafkajs", group=ledger.settings.group_id)
     standing = "partition 2: the committed offset 993 has not advanced for 130 s, with a lag of 7"
     expected["partition-stalled"] = [f"{standing}: its owner kafkajs sends no heartbeats"]
+    owner = patient_engine(ledger.settings.as_owner())
+    with owner.begin() as connection:
+        record(connection, TEST, "quiet", {"worker": "a"})
+        connection.exec_driver_sql("ALTER TABLE operations DISABLE TRIGGER USER; UPDATE operations SET actor = 'eve'")
+    owner.dispose()
+    expected["audit-changed"] = ["audit-row-edited: 1"]
     (restored,) = ledger.insert_rows(1)
     ledger.note_published(restored, 0, 10**6)
     where = "partition 0, offset 1000000: the partition ends before it"

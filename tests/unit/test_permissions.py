@@ -36,6 +36,7 @@ WITHOUT_PRINCIPAL = {
     "tokens.TokenLookup.find": "it determines the principal",
     "audit.record": "part of a use case",
     "audit.record_files": "part of a use case",
+    "audit.record_refusal": "part of a use case",
     "faults.FaultEndRecorder.record": "the process itself completes audit records",
     "foreign_results.HashFiller.run": "a worker",
     "foreign_results.HashFiller.fill": "a worker",

@@ -11,13 +11,12 @@ from starlette.responses import StreamingResponse
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import Status
+from filemill.domain.spreadsheets import BYTE_ORDER_MARK, cell
 from filemill.queries.files import LIMIT_MAX, list_files
 from filemill_dashboard.rest.schema import responses
 from filemill_dashboard.state.services import Services
 
 COLUMNS = FileRow.__struct_fields__
-# A spreadsheet treats a cell that begins with one of these as a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def add_export(app: FastAPI, services: Services) -> None:
@@ -65,7 +64,7 @@ def _ndjson(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[byt
 
 
 def _csv(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[bytes]:
-    yield b"\xef\xbb\xbf"  # a byte order mark: spreadsheets need it to read UTF-8
+    yield BYTE_ORDER_MARK
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -79,10 +78,3 @@ def _csv(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[bytes]
 def _all(first: list[FileRow], rest: Iterator[list[FileRow]]) -> Iterator[list[FileRow]]:
     yield first
     yield from rest
-
-
-def cell(value: object) -> object:
-    """A value for a spreadsheet: text that looks like a formula gets a leading quote (OWASP)."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value

@@ -97,6 +97,13 @@ def insert_account(connection: sa.Connection, name: str, role: Role, password_ha
     return connection.execute(statement).one_or_none() is not None
 
 
+def account_state(connection: sa.Connection, name: str) -> dict[str, object]:
+    """Role of an account and whether it is disabled, with a lock on its row; empty if there is none."""
+    query = sa.select(Account.role, Account.disabled_at.is_not(None).label("disabled")).where(Account.name == name)
+    row = connection.execute(query.with_for_update()).one_or_none()
+    return {} if row is None else {"role": row.role, "disabled": row.disabled}
+
+
 def update_account(connection: sa.Connection, name: str, **values: object) -> bool:
     """Change columns of an account; False if there is none."""
     return connection.execute(sa.update(Account).where(Account.name == name).values(values)).rowcount == 1

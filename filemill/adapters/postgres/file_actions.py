@@ -7,7 +7,7 @@ import sqlalchemy as sa
 import structlog
 
 from filemill.adapters.postgres.status_store import foreign_key_holders
-from filemill.adapters.postgres.tables import File
+from filemill.adapters.postgres.tables import File, Tombstone
 from filemill.domain.file_actions import RUN_MAX
 from filemill.domain.files import InvalidObjectKey, Status, check_key_owner
 from filemill.domain.messages import new_traceparent
@@ -106,6 +106,15 @@ def delete_files(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str
     """
     rows = connection.execute(_DELETE, {"ids": list(ids)})
     return _own_keys(connection, {row.id: row.s3_location for row in rows})
+
+
+def deleted_files(connection: sa.Connection, ids: Sequence[int]) -> list[list[object]]:
+    """Id, former status and title of those of the files that were deleted, by id."""
+    if not ids:
+        return []
+    wanted = Tombstone.file_id == sa.func.any(sa.bindparam("ids", list(ids)))
+    found = sa.select(Tombstone.file_id, Tombstone.status, Tombstone.title).where(wanted).order_by(Tombstone.file_id)
+    return [list(row) for row in connection.execute(found)]
 
 
 def statuses_and_runs(connection: sa.Connection, ids: Sequence[int]) -> dict[int, tuple[Status, int]]:

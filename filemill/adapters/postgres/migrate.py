@@ -65,6 +65,9 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
             _grant(connection, application, "SELECT, INSERT, UPDATE, DELETE", "USAGE, SELECT")
             quoted = connection.dialect.identifier_preparer.quote_identifier(application)
             connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {quoted}")
+            # The audit log is append-only, and only its trigger moves the head.
+            connection.exec_driver_sql(f"REVOKE UPDATE, DELETE ON operations FROM {quoted}")
+            connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON audit_head FROM {quoted}")
         if reader:
             _grant(connection, reader, "SELECT", "SELECT")
             quoted = connection.dialect.identifier_preparer.quote_identifier(reader)

@@ -395,12 +395,20 @@ class Tombstone(Base):
 
 
 class Operation(Base):
-    """The audit log: each change by a person or a program, such as retry, cancel, delete, replay or quiet."""
+    """The audit log: each change by a person or a program, such as retry, cancel, delete, replay or quiet.
+
+    Append-only: a row that `follows` another one adds to it. A trigger sets `sequence` and the hashes, see
+    `filemill.domain.audit_chain`.
+    """
 
     __tablename__ = "operations"
     __table_args__ = (
         Index("operations_by_time", "at"),
         Index("operations_by_detail", "detail", postgresql_using="gin", postgresql_ops={"detail": "jsonb_path_ops"}),
+        Index("operations_by_sequence", "sequence", unique=True),
+        Index("operations_by_actor", "actor", "sequence"),
+        Index("operations_by_action", "action", "sequence"),
+        Index("operations_that_follow", "follows", postgresql_where=text("follows IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -408,6 +416,24 @@ class Operation(Base):
     actor: Mapped[str]
     action: Mapped[str]
     detail: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    authentication: Mapped[str | None]
+    address: Mapped[str | None]
+    request_id: Mapped[str | None]
+    follows: Mapped[int | None]
+    sequence: Mapped[int]
+    previous_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditHeadRow(Base):
+    """The number of rows of the audit log and the hash of the last one: one row, which only the trigger changes."""
+
+    __tablename__ = "audit_head"
+    __table_args__ = (CheckConstraint("id = 1", name="audit_head_is_one_row"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default="1")
+    count: Mapped[int]
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Account(Base):

@@ -48,6 +48,7 @@ def register(arguments: Sequence[str]) -> None:
         return
     from filemill.entrypoints.cli import (  # noqa: PLC0415
         administration,
+        audit,
         dlq,
         files,
         handlers,
@@ -73,6 +74,7 @@ def register(arguments: Sequence[str]) -> None:
         orphans,
         users,
         tokens,
+        audit,
         administration,
     )
     for module in groups:

@@ -118,6 +118,7 @@ def _print_report(report: VerificationReport) -> None:
         [[name.replace("_", " "), getattr(report, name)] for name in facts]
         + [[name.replace("_", " "), count] for name in asides if (count := getattr(report, name))],
     )
+    say(f"Audit log: {report.audit_rows} rows; head {report.audit_head}.")
     for note in report.notes:
         say(f"Note: {note}.")
     for finding in report.findings.values():

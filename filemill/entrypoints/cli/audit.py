@@ -1,0 +1,82 @@
+"""`filemill audit`."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from filemill.config.settings import load
+from filemill.domain.audit_chain import AuditHead, parse_head
+from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli.arguments import Home, principal
+from filemill.entrypoints.cli.output import AsJson, print_json, say
+from filemill.errors import InvalidRequest
+from filemill.queries.audit import AuditFilter
+from filemill.services.audit_log import AuditLog, ExportFormat
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    audit = typer.Typer(help="The audit log: who changed what.", no_args_is_help=True)
+    audit.command("verify")(verify)
+    audit.command("export")(export)
+    app.add_typer(audit, name="audit")
+
+
+def _log(home: Path | None) -> AuditLog:
+    return bootstrap.audit_log(bootstrap.create_engine(load(home=home), "audit"))
+
+
+def _head(text: str) -> AuditHead:
+    try:
+        return parse_head(text)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.reason) from None
+
+
+def verify(
+    head: Annotated[
+        AuditHead | None,
+        typer.Option(parser=_head, metavar="COUNT:HASH", help="A head that an earlier run printed and you kept."),
+    ] = None,
+    home: Home = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Check that no row is missing, edited or out of order. Exit code 1 if one is.
+
+    Prints the head of the log. Keep it outside of the database, and give it to a later run with --head: this also finds
+    a log that the owner of the database wrote again from the beginning.
+    """
+    report = _log(home).verify(principal(), head)
+    if as_json:
+        print_json(report)
+    else:
+        for finding in report.findings:
+            more = " …" if finding.count > len(finding.examples) else ""
+            say(f"{finding.check}: {finding.meaning}: {finding.count} ({', '.join(finding.examples)}{more})")
+        result = "The audit log is complete and unchanged" if report.ok else "The audit log was changed"
+        say(f"{result}; {report.rows} rows, {report.seconds:.1f} s.")
+        typer.echo(report.head or "")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def export(
+    form: Annotated[ExportFormat, typer.Option("--format", help="csv, or ndjson: one JSON object a line.")] = "ndjson",
+    *,
+    actor: Annotated[str, typer.Option(help="Only operations of this person or program.")] = "",
+    action: Annotated[str, typer.Option(help="Only this action.")] = "",
+    about: Annotated[str, typer.Option("--object", help="Only about this file, worker, account or topic.")] = "",
+    refused: Annotated[bool | None, typer.Option("--refused/--done", help="Only refused, or only done.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")] = None,
+    home: Home = None,
+) -> None:
+    """Write the audit log to the standard output, newest first."""
+    begin = since if since is None or since.tzinfo is not None else since.replace(tzinfo=UTC)
+    wanted = AuditFilter(actor, action, about, refused, begin)
+    for part in _log(home).export(wanted, form, principal()):
+        sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
