@@ -139,6 +139,7 @@ def _evidence(seen: Observations) -> dict[Invariant, str]:
         Invariant.SEQUENCES_CYCLE: f"{len(seen.history.requests)} records, {report.repeats} repeated",
         Invariant.PARTITIONS_PROGRESS: f"at most {_longest_stall(seen)[0]:.1f} s without a result on a partition with "
         "lag, outside of faults",
+        Invariant.AUDIT_UNCHANGED: f"{report.audit_rows} rows of the audit log",
     }
 
 
