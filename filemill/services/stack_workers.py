@@ -48,15 +48,15 @@ def send_supervisor_command(
     except OutcomeUnknown:
         raise  # the record stays: it may have been executed
     except (CommandRejected, Unavailable) as error:
-        _mark_refused(engine, operation, str(error))
+        _mark_refused(engine, principal, action, operation, str(error))
         raise
 
 
-def _mark_refused(engine: sa.Engine, operation: int, reason: str) -> None:
-    """Note in the record that the command was not executed. Without PostgreSQL, the log has it."""
+def _mark_refused(engine: sa.Engine, principal: Principal, action: str, operation: int, reason: str) -> None:
+    """Record that the command was not executed. Without PostgreSQL, the log has it."""
     try:
         with engine.begin() as connection:
-            record_refusal(connection, operation, reason)
+            record_refusal(connection, principal, action, operation, reason)
     except Unavailable as error:
         log.warning("Could not record that a command was not executed", operation=operation, error=str(error))
 

@@ -1,6 +1,7 @@
 """The Experiments page."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
-from filemill.queries.history import AuditEntry
+from filemill.queries.history import audit_entries
 from filemill.runtime.journal import Journal, JournalEntry
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, ServerState, StackState, WorkerState
 from filemill.runtime.supervisor_client import SupervisorCommand
@@ -223,7 +224,7 @@ def test_a_rejected_fault_shows_the_reason_and_no_annotation(
     page.run()
     assert page.notices("fault-refused")[0]["text"] == "kafka has a fault already"
     with engine.connect() as connection:
-        act = AuditEntry(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+        (act,) = audit_entries(connection, timedelta(days=1))
     assert act.detail["refused"] == "kafka has a fault already"
     assert annotations_of([act]) == []
 
@@ -245,7 +246,7 @@ def test_the_journal_shows_active_faults_and_the_audit_log_gets_their_end(
     for _ in range(2):
         recorder.record(engine, faults.journal_of(stack))
     with engine.connect() as connection:
-        act = AuditEntry(*connection.execute(sa.select(*Operation.__table__.columns)).one())
+        (act,) = audit_entries(connection, timedelta(days=1))
     (mark,) = annotations_of([act])
     assert mark.until_ms is not None
     assert mark.until_ms == 1000 * act.detail["ended"]

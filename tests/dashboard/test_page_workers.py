@@ -20,6 +20,7 @@ from filemill.domain.worker_events import EventKind, Vitals, WorkerCondition, Wo
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.ports import ReceivedEvent
+from filemill.queries.history import audit_entries
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, count_workers, list_workers
 from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, running_stack, write_state
 from filemill.runtime.supervisor_client import CommandRejected, OutcomeUnknown, SupervisorCommand, SupervisorResponse
@@ -337,8 +338,8 @@ def test_a_command_that_was_not_confirmed_claims_only_what_is_known(
     outcome = page.shown("notices", "worker-outcome")["notices"][0]
     assert (outcome["title"], outcome["text"]) == (title, str(error))
     with engine.connect() as connection:
-        (detail,) = connection.execute(sa.select(Operation.detail)).scalars()
-    assert detail.get("refused") == (str(error) if noted else None)
+        (entry,) = audit_entries(connection, timedelta(days=1))
+    assert entry.detail.get("refused") == (str(error) if noted else None)
 
 
 def test_no_command_is_sent_that_cannot_be_recorded(settings: Settings, stack: list[SupervisorCommand]) -> None:

@@ -7,18 +7,17 @@ import pytest
 import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import AdminConflict
-from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict, Unavailable
+from filemill.queries.audit import AuditFilter, audit_page
 from filemill.services.partitions import CannotAddPartitions, PartitionsRefusal, add_partitions
 from tests.principals import TEST
 
 
 def details(engine: sa.Engine) -> list[dict[str, Any]]:
-    query = sa.select(Operation.detail).where(Operation.action == "topic.partitions").order_by(Operation.id)
     with engine.connect() as connection:
-        return list(connection.execute(query).scalars())
+        return [one.detail for one in audit_page(connection, AuditFilter(action="topic.partitions"))][::-1]
 
 
 def test_added_partitions_are_in_the_audit(settings: Settings, engine: sa.Engine) -> None:

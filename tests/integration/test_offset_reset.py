@@ -9,15 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from filemill.adapters.kafka.admin import AdminConflict, KafkaAdmin
 from filemill.adapters.postgres.audit import offset_resets
-from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import as_environment
 from filemill.domain.offsets import topic_id_in
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict
+from filemill.queries.audit import AuditFilter, audit_page
 from filemill.services.offset_reset import (
     CannotReset,
     OffsetReset,
@@ -56,9 +55,8 @@ def committed(harness: PipelineHarness) -> list[int | None]:
 
 
 def audit_details(harness: PipelineHarness) -> list[dict[str, Any]]:
-    wanted = sa.select(Operation.detail).where(Operation.action == "offsets.reset").order_by(Operation.id)
     with harness.engine.connect() as connection:
-        return list(connection.execute(wanted).scalars())
+        return [one.detail for one in audit_page(connection, AuditFilter(action="offsets.reset"))][::-1]
 
 
 @pytest.mark.timeout(150)
