@@ -60,7 +60,7 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     if lost:
         resubmit_button(data, lost)
     show_notices("advice", _advice(data, overview, known, visibility) if overview and not stale else [])
-    _queues(data)
+    _queues(data, dimmed=dimmed)
     with st.container(key="columns", horizontal=True, gap="medium"):
         with st.container(key="left"):
             queue = _lag(data, overview, dimmed=dimmed)
@@ -92,11 +92,11 @@ def _known_group(data: PageData, overview: Overview | None, visibility: Visibili
     return view_group(overview.group, states, quiet)
 
 
-def _queues(data: PageData) -> None:
+def _queues(data: PageData, *, dimmed: bool) -> None:
     if len(data.services.settings.all_queues) > 1:
         reading = data.queues()
         page_shell.section_heading("Queues")
-        queue_table(reading.value, stale=reading.error is not None)
+        queue_table(reading.value, stale=dimmed or reading.error is not None)
 
 
 def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> str:
