@@ -30,6 +30,12 @@ class Unavailable(Exception):
         self.code = code if code is not None else self.default_code
 
 
+class InvalidToken(Exception):
+    """A token of an identity provider, or its response to a sign-in, is not acceptable. The text quotes no secret."""
+
+    code: ClassVar[str] = "invalid-token"
+
+
 class MemberExpelled(Unavailable):
     """The client lost its membership of a group and with it all its partitions. A new client may join the group."""
 

@@ -26,9 +26,9 @@ from filemill.config.exposure import check_exposure
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
 from filemill.runtime.signals import on_stop_signal
-from filemill_dashboard.asgi.authentication import Authentication
 from filemill_dashboard.asgi.coalescing import CoalescingMiddleware
 from filemill_dashboard.asgi.connections import Connections, connection_limits
+from filemill_dashboard.asgi.modes import authentication
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.asgi.request_filter import RequestFilter
@@ -128,7 +128,7 @@ def build_app(settings: Settings) -> ASGIApp:
         lambda workers: current().worker_states(workers),
     )
     authorized = RestAuthorization(CoalescingMiddleware(rest), engine, RequestThreads(settings))
-    authenticated = Authentication(PathRouter(pages, authorized), settings, services.sessions, services.token_lookup)
+    authenticated = authentication(PathRouter(pages, authorized), services)
     return ResponseHeaders(RequestFilter(authenticated, settings))
 
 

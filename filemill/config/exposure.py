@@ -1,5 +1,6 @@
 """Whether the page may listen on an address: beyond this machine only with sign-in, and with credentials of its own."""
 
+from filemill.config.oidc import is_secure_url
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.domain.origins import is_loopback_name
 
@@ -14,6 +15,10 @@ class InsecureExposure(InvalidSettings):
     """The page would be open to people for whom it is not meant; the text says what to set."""
 
 
+class IncompleteSignIn(InsecureExposure):
+    """A setting of the mode of sign-in is missing; the text says which."""
+
+
 def check_sign_in(host: str, auth: str, *, allow_insecure: bool) -> None:
     """Raises InsecureExposure if the page would listen beyond loopback without sign-in."""
     if auth == "local" and not allow_insecure and not is_loopback_name(host):
@@ -25,9 +30,35 @@ def check_sign_in(host: str, auth: str, *, allow_insecure: bool) -> None:
         )
 
 
+def check_identity(settings: Settings) -> None:
+    """What the modes oidc and proxy need. Raises IncompleteSignIn."""
+    if settings.auth == "oidc":
+        if not settings.oidc_providers:
+            raise IncompleteSignIn(
+                "FILEMILL_AUTH=oidc requires FILEMILL_OIDC_PROVIDERS: docs/security.md has an example",
+                "oidc_providers_missing",
+            )
+        if not settings.public_url or not is_secure_url(settings.public_url):
+            raise IncompleteSignIn(
+                "FILEMILL_AUTH=oidc requires FILEMILL_PUBLIC_URL, the https:// URL of the page in browsers (http:// "
+                "for a loopback address): the provider redirects there after the sign-in",
+                "oidc_public_url_missing",
+            )
+    if settings.auth == "proxy":
+        if not settings.trusted_proxies:
+            raise IncompleteSignIn(
+                "FILEMILL_AUTH=proxy requires FILEMILL_TRUSTED_PROXIES, the addresses of the proxies that say who "
+                "somebody is: without them, every client could be anybody",
+                "trusted_proxies_missing",
+            )
+        if not settings.proxy_user_header:
+            raise IncompleteSignIn("FILEMILL_AUTH=proxy requires FILEMILL_PROXY_USER_HEADER", "proxy_header_missing")
+
+
 def check_exposure(settings: Settings) -> None:
-    """Check what a page that is about to listen needs. Raises InsecureExposure."""
+    """Check what a page that is about to listen needs. Raises InsecureExposure, IncompleteSignIn."""
     check_sign_in(settings.host, settings.auth, allow_insecure=settings.allow_insecure)
+    check_identity(settings)
     if settings.auth == "token" and len(settings.launch_token.get_secret_value()) < LAUNCH_TOKEN_MIN_CHARACTERS:
         raise InsecureExposure(
             "FILEMILL_AUTH=token requires FILEMILL_LAUNCH_TOKEN or FILEMILL_LAUNCH_TOKEN_FILE with at least "

@@ -7,6 +7,7 @@ design, such as `KAFKA_BROKER`); a secret's file; the embedded stack that runs u
 import ipaddress
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any, Literal
@@ -27,15 +28,19 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from filemill.config.oidc import PROVIDER_ID, OidcProvider, is_secure_url
+from filemill.config.secret_files import UnreadableSecret, read_secret
 from filemill.config.validators import VALIDATORS
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
+from filemill.domain.permissions import Role
 from filemill.domain.queues import BULK_QUEUE, DEFAULT_QUEUE, JOBS_QUEUE, QUEUE_NAME, URGENT_QUEUE, Queue
 from filemill.runtime.stack_state import running_stack
 
 PREFIX = "FILEMILL_"
 HOME_VARIABLE = "FILEMILL_HOME"
+HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,99}|")
 
-AuthMode = Literal["local", "token", "accounts"]
+AuthMode = Literal["local", "token", "accounts", "oidc", "proxy"]
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
 
@@ -53,11 +58,6 @@ SECRETS_IN_FILES = (
     "aws_secret_access_key",
     "launch_token",
 )
-SECRET_MAX_BYTES = 4096
-
-
-class UnreadableSecret(ValueError):
-    """A secret's file cannot be used; the text gives the reason."""
 
 
 class InvalidSettings(Exception):
@@ -122,21 +122,8 @@ class _SecretFiles(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         files = {name: self.current_state.get(f"{name}_file") for name in SECRETS_IN_FILES}
         return {
-            name: _read_secret(Path(file)) for name, file in files.items() if file and not self.current_state.get(name)
+            name: read_secret(Path(file)) for name, file in files.items() if file and not self.current_state.get(name)
         }
-
-
-def _read_secret(path: Path) -> str:
-    """Read a secret's file; white space at both ends is removed. Raises UnreadableSecret."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(SECRET_MAX_BYTES + 1)
-        text = content.decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableSecret(f"the secret's file {path} cannot be read: {error}") from None
-    if not text or len(content) > SECRET_MAX_BYTES:
-        raise UnreadableSecret(f"the secret's file {path} must contain 1 to {SECRET_MAX_BYTES} bytes")
-    return text
 
 
 class _RunningStack(PydanticBaseSettingsSource):
@@ -337,13 +324,35 @@ class Settings(BaseSettings):
     port: int = _setting(8501, description="Port of the page and of REST", ge=0, le=65535)
     auth: AuthMode = _setting(
         "local",
-        description="Sign-in: local (none; everyone who reaches the port is admin), token (launch_token) or accounts "
-        "(`filemill users`)",
+        description="Sign-in: local (none; everyone who reaches the port is admin), token (launch_token), accounts "
+        "(`filemill users`), oidc (oidc_providers) or proxy (a proxy of trusted_proxies says who somebody is)",
     )
     launch_token: SecretStr = _setting(
         SecretStr(""), description="With auth=token: the secret that signs in; `filemill up` creates one"
     )
     launch_token_file: Path | None = _setting(None, description="File with launch_token")
+    oidc_providers: dict[str, OidcProvider] = _setting(
+        {},
+        description="With auth=oidc: providers by a short name, as JSON: issuer, client_id, client_secret or "
+        "client_secret_file, name, scopes, roles_claim, roles (value of the claim: role), default_role, api_audience, "
+        "algorithms, ca_bundle. It requires public_url",
+    )
+    proxy_user_header: str = _setting("X-Forwarded-User", description="With auth=proxy: the header with the user")
+    proxy_email_header: str = _setting(
+        "X-Forwarded-Email", description="With auth=proxy: the header with the user's address; empty: none"
+    )
+    proxy_groups_header: str = _setting(
+        "X-Forwarded-Groups", description="With auth=proxy: the header with the user's groups, separated by commas"
+    )
+    proxy_roles: dict[str, Role] = _setting(
+        {}, description='With auth=proxy: roles by group, as JSON: {"staff": "viewer", "on-call": "operator"}'
+    )
+    proxy_default_role: Role | None = _setting(
+        None, description="With auth=proxy: the role of users without a group of proxy_roles; default: none"
+    )
+    proxy_sign_out_url: str = _setting(
+        "", description="With auth=proxy: where the proxy signs out, such as /oauth2/sign_out"
+    )
     allow_insecure: bool = _setting(
         False, description="Allow the page to listen beyond loopback without sign-in or with published credentials"
     )
@@ -437,6 +446,32 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise ValueError(f"{error}: write an address or a network, such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("oidc_providers", mode="after")
+    @classmethod
+    def _oidc_providers(cls, value: dict[str, OidcProvider]) -> dict[str, OidcProvider]:
+        for name in value:
+            if PROVIDER_ID.fullmatch(name) is None:
+                raise ValueError(
+                    f"{name!r} is not a name of a provider: use a to z, 0 to 9 and -, at most 32 characters"
+                )
+        if len({provider.issuer for provider in value.values()}) < len(value):
+            raise ValueError("each provider needs an issuer of its own")
+        return value
+
+    @field_validator("proxy_user_header", "proxy_email_header", "proxy_groups_header", mode="after")
+    @classmethod
+    def _header_name(cls, value: str) -> str:
+        if HEADER_NAME.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not a name of a header: use letters, digits and -")
+        return value
+
+    @field_validator("proxy_sign_out_url", mode="after")
+    @classmethod
+    def _sign_out_url(cls, value: str) -> str:
+        if value and not (is_secure_url(value) or (value.startswith("/") and not value.startswith("//"))):
+            raise ValueError("must be a path that begins with /, or an https:// URL")
         return value
 
     @field_validator("queues_config", mode="after")
@@ -569,13 +604,16 @@ def as_environment(settings: Settings) -> dict[str, str]:
     for name in settings.model_fields_set - {"worker_id"}:
         value = getattr(settings, name)
         plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-        as_json = json.dumps(plain, default=_explicit_fields) if isinstance(plain, dict) else str(plain)
+        as_json = json.dumps(plain, default=_json_value) if isinstance(plain, dict) else str(plain)
         found[f"{PREFIX}{name.upper()}"] = as_json
     return found
 
 
-def _explicit_fields(model: BaseModel) -> dict[str, Any]:
-    return model.model_dump(exclude_unset=True)
+def _json_value(value: object) -> object:
+    """A value within a setting that is JSON: a model's fields, a secret in plain, a path."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_unset=True)
+    return _plain(value)
 
 
 # What a value must be, by the kind of pydantic's error. Others are its own sentences, with "must" for "Input should".
@@ -605,7 +643,8 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
-        where = f"{PREFIX}{name.upper()} ({name})" if name else "settings"
+        path = ".".join(str(part) for part in problem["loc"])
+        where = f"{PREFIX}{name.upper()} ({path})" if name else "settings"
         lines.append(f"{where}: {_requirement(problem)}")
     return "\n".join(lines)
 

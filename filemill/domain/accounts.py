@@ -12,8 +12,15 @@ PASSWORD_MIN_CHARACTERS = 10
 # Longer ones would let a client choose how long a hash takes.
 PASSWORD_MAX_CHARACTERS = 256
 
+# Of somebody who signs in at a provider: the provider's name, and a name there (`filemill.domain.federation`).
+PROVIDER_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9._@-]{0,63}(~[0-9a-f]{16})?")
+
 SESSION_IDLE = timedelta(hours=12)
 SESSION_MAX = timedelta(days=7)
+# At a provider somebody may have lost a role meanwhile, which only the next sign-in shows.
+PROVIDER_SESSION_MAX = timedelta(hours=12)
+# Between the click on the sign-in page and the return from the provider.
+ATTEMPT_MAX = timedelta(minutes=10)
 # Attempts to sign in within a minute: for one account from one address, and for all accounts from one address.
 TRIES_PER_ACCOUNT = 5
 TRIES_PER_ADDRESS = 30
@@ -28,6 +35,12 @@ def account_name(text: str) -> str:
     if name in RESERVED_NAMES:
         raise InvalidRequest("name", f"{name} is reserved for the audit log")
     return name
+
+
+def known_name(text: str) -> str:
+    """The name of an account that may exist: one with a password, or one of a provider. Raises InvalidRequest."""
+    name = text.strip().lower()
+    return name if PROVIDER_NAME_PATTERN.fullmatch(name) else account_name(name)
 
 
 def check_password(password: str) -> str:

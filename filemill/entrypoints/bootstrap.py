@@ -33,8 +33,9 @@ from filemill.entrypoints.processor import handler_pool, handler_sources
 from filemill.handlers.registry import load_handlers
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.services import setup
-from filemill.services.accounts import Accounts
+from filemill.services.accounts import Accounts, Sessions
 from filemill.services.audit_log import AuditLog
+from filemill.services.federation import Federation
 from filemill.services.foreign_results import HashFiller
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
@@ -58,6 +59,7 @@ __all__ = [
     "bucket",
     "create_engine",
     "dead_letter_index",
+    "federation",
     "hash_filler",
     "kafka_admin",
     "monitor",
@@ -67,6 +69,7 @@ __all__ = [
     "prepare",
     "relay",
     "s3_client",
+    "sessions",
     "sync",
     "tokens",
     "verify",
@@ -135,6 +138,25 @@ def accounts(engine: sa.Engine) -> Accounts:
 def tokens(engine: sa.Engine) -> Tokens:
     """What people do to tokens."""
     return Tokens(engine)
+
+
+def federation(settings: Settings, engine: sa.Engine, sessions: Sessions) -> Federation:
+    """Sign-in at the providers of `oidc_providers`."""
+    from filemill.adapters.oidc.provider import OidcClient  # noqa: PLC0415 - other modes do not need Authlib
+
+    providers = {
+        name: OidcClient(
+            name, provider, f"{settings.public_url}/sign-in/{name}/callback", settings.server_timeout_seconds
+        )
+        for name, provider in settings.oidc_providers.items()
+    }
+    return Federation(engine, sessions, providers)
+
+
+def sessions(settings: Settings, engine: sa.Engine) -> Sessions:
+    """The sessions of the people who may sign in with these settings."""
+    issuers = [provider.issuer for provider in settings.oidc_providers.values()]
+    return Sessions(engine, issuers=issuers if settings.auth == "oidc" else [None])
 
 
 def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:

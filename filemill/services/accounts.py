@@ -4,7 +4,8 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
 
 import msgspec
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from filemill.domain.accounts import (
     TRIES_PERIOD,
     account_name,
     check_password,
+    known_name,
 )
 from filemill.domain.permissions import Permission, Principal, Role
 from filemill.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -83,11 +85,13 @@ class Accounts:
     def set_password(self, name: str, password: str, principal: Principal) -> None:
         """Replace a password. All sessions of the account end."""
         authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._check_no_provider(name, "the password")
         self._update(name, "account.password", {}, principal, password_hash=hash_password(check_password(password)))
 
     def set_role(self, name: str, role: Role, principal: Principal) -> None:
         """Change a role. It holds for open pages within seconds."""
         authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
+        self._check_no_provider(name, "the role")
         self._update(name, "account.role", {"role": role.value}, principal, end_sessions=False, role=role.value)
 
     def disable(self, name: str, principal: Principal) -> None:
@@ -100,6 +104,12 @@ class Accounts:
         authorize(self._engine, principal, Permission.MANAGE_PEOPLE, account=name[:64])
         self._update(name, "account.enable", {}, principal, disabled_at=None)
 
+    def _check_no_provider(self, name: str, what: str) -> None:
+        with self._engine.connect() as connection:
+            issuer = rows.issuer_of(connection, known_name(name))
+        if issuer is not None:
+            raise Conflict(f"{what} of {known_name(name)} is determined by {issuer}", "account-of-provider")
+
     def _update(
         self,
         name: str,
@@ -110,7 +120,7 @@ class Accounts:
         end_sessions: bool = True,
         **values: object,
     ) -> None:
-        known = account_name(name)
+        known = known_name(name)
 
         def update(connection: sa.Connection) -> None:
             before = rows.account_state(connection, known)
@@ -124,9 +134,49 @@ class Accounts:
         in_transaction(self._engine, update)
 
 
-class _CachedSession(msgspec.Struct, frozen=True):
+class _Cached(msgspec.Struct, frozen=True):
     principal: Principal
     read_at: float
+
+
+class PrincipalCache:
+    """Whose a secret is, by its hash. Any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cache: dict[bytes, _Cached] = {}
+
+    def cached(self, key: bytes) -> Principal | None:
+        """Whose it is, if that was read within the last seconds."""
+        known = self._cache.get(key)
+        return known.principal if known is not None and self._clock() - known.read_at < CACHE_SECONDS else None
+
+    def find(self, key: bytes, read: Callable[[], Principal | None]) -> Principal | None:
+        """Whose it is, read again after some seconds. In an outage the last answer holds. Raises Unavailable."""
+        found = self.cached(key)
+        if found is not None:
+            return found
+        try:
+            principal = read()
+        except Unavailable:
+            known = self._cache.get(key)
+            if known is not None and self._clock() - known.read_at < CACHE_OUTAGE_SECONDS:
+                return known.principal
+            raise
+        if principal is None:
+            self.forget(key)
+            return None
+        with self._lock:
+            if len(self._cache) >= CACHE_MAX:
+                self._cache.clear()
+            self._cache[key] = _Cached(principal, self._clock())
+        return principal
+
+    def forget(self, key: bytes) -> None:
+        """Read it again at its next use."""
+        with self._lock:
+            self._cache.pop(key, None)
 
 
 def session_key(secret: str) -> bytes:
@@ -137,11 +187,16 @@ def session_key(secret: str) -> bytes:
 class Sessions:
     """Signs people in and out, and says whose session a secret is. Any thread."""
 
-    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        clock: Callable[[], float] = time.monotonic,
+        issuers: Collection[str | None] = (None,),
+    ) -> None:
+        """`issuers`: whose sessions count; None stands for accounts with a password."""
         self._engine = engine
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._cache: dict[bytes, _CachedSession] = {}
+        self._cache = PrincipalCache(clock)
+        self._issuers = frozenset(issuers)
 
     def sign_in(self, name: str, password: str, address: str, former: str = "") -> str | None:
         """Sign in; returns the secret of a new session, or None if name or password are wrong.
@@ -160,26 +215,36 @@ class Sessions:
         )
         if account is None or not right:
             return None
-        found, secret = account, secrets.token_urlsafe(32)
-        rehashed = hash_password(password) if needs_rehash(found.password_hash) else None
-
-        def store(connection: sa.Connection) -> None:
-            if rehashed is not None:
-                rows.update_account(connection, known, password_hash=rehashed)
-            if former:
-                rows.delete_sessions(connection, key=session_key(former))
-            rows.insert_session(connection, session_key(secret), found.id, address, SESSION_MAX)
-
-        in_transaction(self._engine, store)
-        self._forget(session_key(former))
+        if needs_rehash(account.password_hash):
+            rehashed = hash_password(password)
+            in_transaction(
+                self._engine, lambda connection: rows.update_account(connection, known, password_hash=rehashed)
+            )
+        secret = self.open(account.id, address, former, SESSION_MAX)
         log.info("Signed in", account=known, address=address)
         return secret
 
-    def sign_out(self, secret: str) -> None:
-        """End a session. Raises Unavailable."""
+    def open(self, account: int, address: str, former: str, lasts: timedelta) -> str:
+        """Start a session of an account; returns its secret. The session of the secret `former` ends."""
+        secret = secrets.token_urlsafe(32)
+
+        def store(connection: sa.Connection) -> None:
+            if former:
+                rows.delete_sessions(connection, key=session_key(former))
+            rows.insert_session(connection, session_key(secret), account, address, lasts)
+
+        in_transaction(self._engine, store)
+        self._cache.forget(session_key(former))
+        return secret
+
+    def sign_out(self, secret: str) -> str | None:
+        """End a session; returns the issuer at which its owner signed in. Raises Unavailable."""
+        key = session_key(secret)
         with self._engine.begin() as connection:
-            rows.delete_sessions(connection, key=session_key(secret))
-        self._forget(session_key(secret))
+            issuer = rows.issuer_of_session(connection, key)
+            rows.delete_sessions(connection, key=key)
+        self._cache.forget(key)
+        return issuer
 
     def list_own(self, principal: Principal) -> list[rows.OwnSession]:
         """The principal's sessions, the latest used first. Raises Forbidden, Unavailable."""
@@ -203,46 +268,28 @@ class Sessions:
 
     def cached(self, key: bytes) -> Principal | None:
         """Whose session it is, if that was read within the last seconds."""
-        known = self._cache.get(key)
-        return known.principal if known is not None and self._clock() - known.read_at < CACHE_SECONDS else None
+        return self._cache.cached(key)
 
     def find(self, key: bytes) -> Principal | None:
         """Whose session it is; None: it is unknown, expired or revoked. Raises Unavailable."""
-        found = self.cached(key)
-        if found is not None:
-            return found
-        try:
-            row = self._read(key)
-        except Unavailable:
-            known = self._cache.get(key)
-            if known is not None and self._clock() - known.read_at < CACHE_OUTAGE_SECONDS:
-                return known.principal
-            raise
-        if row is None:
-            self._forget(key)
-            return None
-        principal = Principal(row.name, row.role)
-        with self._lock:
-            if len(self._cache) >= CACHE_MAX:
-                self._cache.clear()
-            self._cache[key] = _CachedSession(principal, self._clock())
-        return principal
+        return self._cache.find(key, lambda: self._read(key))
 
-    def _read(self, key: bytes) -> rows.SessionRow | None:
+    def _read(self, key: bytes) -> Principal | None:
         with self._engine.connect() as connection:
             row = rows.find_session(connection, key, SESSION_IDLE)
-        if row is not None and row.touch:
+        if row is None or row.issuer not in self._issuers:
+            return None
+        if row.touch:
             with self._engine.begin() as connection:
                 rows.touch_session(connection, key)
-        return row
-
-    def _forget(self, key: bytes) -> None:
-        with self._lock:
-            self._cache.pop(key, None)
+        return Principal(row.name, row.role)
 
     def _count_try(self, name: str, address: str) -> None:
-        keys = [f"account {name} {address}", f"address {address}"]
-        with self._engine.begin() as connection:
-            by_account, by_address = rows.count_tries(connection, keys, TRIES_PERIOD)
+        by_account, by_address = self.count_tries([f"account {name} {address}", f"address {address}"])
         if by_account > TRIES_PER_ACCOUNT or by_address > TRIES_PER_ADDRESS:
             raise TooManyTries("too many attempts to sign in: try again in a minute")
+
+    def count_tries(self, keys: Sequence[str]) -> list[int]:
+        """Count an attempt under each of the sorted keys; returns how many there were within the period."""
+        with self._engine.begin() as connection:
+            return rows.count_tries(connection, keys, TRIES_PERIOD)

@@ -13,7 +13,7 @@ import uvicorn
 from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
-from filemill_dashboard.asgi.authentication import Authentication
+from filemill_dashboard.asgi.modes import authentication
 from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.rest.app import build_api
@@ -61,12 +61,12 @@ class Rest:
 
 
 @contextlib.contextmanager
-def serving(settings: Settings) -> Iterator[Rest]:
-    """Serve REST with these settings."""
+def serving(settings: Settings, port: int = 0) -> Iterator[Rest]:
+    """Serve REST with these settings; on any free port without `port`."""
     relay = WakeCounter()
     engine = bootstrap.create_engine(settings, "rest")
     services = Services(settings, engine, relay)
-    with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", 0) as listener:
+    with ThreadPoolExecutor(6) as health_pool, listen("127.0.0.1", port) as listener:
         data = PageData(services)
         app = build_api(
             services,
@@ -74,8 +74,7 @@ def serving(settings: Settings) -> Iterator[Rest]:
             data.worker_states,
         )
         authorized = RestAuthorization(app, engine, RequestThreads(settings))
-        authentication = Authentication(authorized, settings, services.sessions, services.token_lookup)
-        filtered = ResponseHeaders(RequestFilter(authentication, settings))
+        filtered = ResponseHeaders(RequestFilter(authentication(authorized, services), settings))
         config = uvicorn.Config(
             filtered, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )

@@ -49,7 +49,7 @@ def test_prepare_creates_the_database_and_roles_with_their_rights(fresh: Setting
             _may(settings, statement) for statement in ("SELECT * FROM files", insert, "CREATE TABLE more (id int)")
         )
         assert found == expected[settings.database_user], settings.database_user
-    for table in ("accounts", "sessions", "tokens", "sign_in_tries"):
+    for table in ("accounts", "sessions", "tokens", "sign_in_attempts", "sign_in_tries"):
         assert _may(fresh, f"SELECT * FROM {table}")
         assert not _may(reader, f"SELECT * FROM {table}"), table
     assert not _may(fresh, "UPDATE alembic_version SET version_num = 'x'")

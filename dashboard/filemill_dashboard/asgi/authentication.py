@@ -29,7 +29,14 @@ from filemill.domain.tokens import contains_token, is_token, token_key
 from filemill.errors import Unavailable
 from filemill.services.accounts import Sessions, TooManyTries, session_key
 from filemill.services.tokens import TokenLookup
-from filemill_dashboard.asgi.sign_in_page import TOO_MANY, WRONG_PASSWORD, WRONG_TOKEN, sign_in_page, sign_out_page
+from filemill_dashboard.asgi.sign_in_page import (
+    TOO_MANY,
+    WRONG_PASSWORD,
+    WRONG_TOKEN,
+    refused_page,
+    sign_in_page,
+    sign_out_page,
+)
 from filemill_dashboard.rest.errors import error_response
 from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identity
 
@@ -53,17 +60,26 @@ log = structlog.get_logger("authentication")
 _rejections = LogRateLimit(REJECTIONS_PER_MINUTE, 60.0)
 
 
+class NoRole(Exception):
+    """Somebody has signed in, but may do nothing. The text says why and what to do."""
+
+    code = "no_role"
+
+
 class Authenticator(Protocol):
     """A mode of sign-in."""
 
     async def identify(self, scope: Scope) -> Identity | None:
-        """Who the request is from; None: nobody has signed in. Raises TooManyTries, Unavailable."""
+        """Who the request is from; None: nobody has signed in. Raises NoRole, TooManyTries, Unavailable."""
 
     async def sign_in(self, request: Request) -> Response:
         """The response to a GET or POST of the sign-in page. Raises ClientDisconnect, Unavailable."""
 
-    async def sign_out(self, scope: Scope) -> None:
-        """End the session of the request, if it has one. Raises Unavailable."""
+    async def sign_out(self, scope: Scope) -> Response | None:
+        """End the session of the request, if it has one. Raises Unavailable.
+
+        Returns the response; None: back to the sign-in page.
+        """
 
 
 class TokenAuthenticator:
@@ -105,7 +121,7 @@ class TokenAuthenticator:
         return signed_in(request.scope, cookie)
 
     async def sign_out(self, scope: Scope) -> None:
-        """Nothing is stored: deleting the cookie is all."""
+        """Do nothing: nothing is stored, and the cookie is deleted."""
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token)
@@ -136,12 +152,7 @@ class AccountAuthenticator:
         authorization = headers.getlist("authorization")
         if authorization:
             return await self._owner_of_token(authorization, scope)
-        secret = cookie_of(headers, cookie_name(scope))
-        if not secret:
-            return None
-        key = session_key(secret)
-        found = self._sessions.cached(key) or await to_thread.run_sync(self._sessions.find, key)
-        return None if found is None or found.role is None else Identity(found.name, found.role, session=key.hex())
+        return await identity_of_cookie(self._sessions, headers, scope)
 
     async def _owner_of_token(self, authorization: list[str], scope: Scope) -> Identity | None:
         """Whose token it is. Tokens are for REST: a page could not notice that one was revoked."""
@@ -177,12 +188,30 @@ class AccountAuthenticator:
             await to_thread.run_sync(self._sessions.sign_out, secret)
 
 
+async def identity_of_cookie(sessions: Sessions, headers: Headers, scope: Scope) -> Identity | None:
+    """Whose session the cookie names. Raises Unavailable."""
+    secret = cookie_of(headers, cookie_name(scope))
+    if not secret:
+        return None
+    key = session_key(secret)
+    found = sessions.cached(key) or await to_thread.run_sync(sessions.find, key)
+    return None if found is None or found.role is None else Identity(found.name, found.role, session=key.hex())
+
+
 class Authentication:
     """Middleware: puts the principal into the scope. Without sign-in, only public paths are served."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, tokens: TokenLookup) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        sessions: Sessions,
+        tokens: TokenLookup,
+        authenticator: Authenticator | None = None,
+    ) -> None:
+        """`authenticator`: that of a mode that is not one of this module."""
         self._app = app
-        self._authenticator: Authenticator | None = None
+        self._authenticator = authenticator
         if settings.auth == "token":
             self._authenticator = TokenAuthenticator(settings.launch_token.get_secret_value())
         elif settings.auth == "accounts":
@@ -223,12 +252,15 @@ class Authentication:
     ) -> Identity | Response | None:
         """Who the request is from, None for nobody, or a response that is all that it gets."""
         path = scope["path"]
+        is_public = path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
         if contains_token(path, scope.get("query_string", b"")):
             return error_response(400, "token_in_url", IN_URL)
         try:
-            if path in {SIGN_IN, SIGN_OUT} and scope["type"] == "http":
+            if (path in {SIGN_IN, SIGN_OUT} or path.startswith(f"{SIGN_IN}/")) and scope["type"] == "http":
                 return await self._sign(authenticator, Request(scope, receive))
             return await authenticator.identify(scope)
+        except NoRole as refused:
+            return None if is_public else _without_role(refused, scope)
         except TooManyTries as error:
             log_rejection(path, scope)
             response = error_response(429, "too_many_tries", str(error))
@@ -244,8 +276,7 @@ class Authentication:
                 return HTMLResponse(sign_out_page())
             if method != "POST":
                 return _not_allowed("GET, POST")
-            await authenticator.sign_out(request.scope)
-            response = RedirectResponse(SIGN_IN, 303)
+            response = await authenticator.sign_out(request.scope) or RedirectResponse(SIGN_IN, 303)
             set_cookie(response, request.scope, None)
             return response
         if method not in {"GET", "POST"}:
@@ -262,13 +293,16 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else "unknown"
 
 
-def cookie_name(scope: Scope) -> str:
-    """The name of the session cookie. Cookies of one host are shared by all its ports, so the name has the port."""
+def cookie_name(scope: Scope, suffix: str = "") -> str:
+    """The name of the session cookie. Cookies of one host are shared by all its ports, so the name has the port.
+
+    With a suffix: of another cookie.
+    """
     if scope["scheme"] in {"https", "wss"}:
-        return "__Host-filemill"
+        return f"__Host-filemill{suffix}"
     host = parse_host(Headers(scope=scope).get("host", ""))
     port = host.port if host is not None and host.port else DEFAULT_PORTS["http"]
-    return f"filemill-{port}"
+    return f"filemill-{port}{suffix}"
 
 
 def cookie_of(headers: Headers, name: str) -> str:
@@ -276,12 +310,14 @@ def cookie_of(headers: Headers, name: str) -> str:
     return cookie_parser("; ".join(headers.getlist("cookie"))).get(name, "")
 
 
-def set_cookie(response: Response, scope: Scope, value: str | None) -> None:
-    """Set the session cookie; None deletes it."""
+def set_cookie(
+    response: Response, scope: Scope, value: str | None, suffix: str = "", seconds: int = SESSION_SECONDS
+) -> None:
+    """Set the session cookie, or another one with a suffix; None deletes it."""
     secure = scope["scheme"] in {"https", "wss"}
-    age = 0 if value is None else SESSION_SECONDS
+    age = 0 if value is None else seconds
     response.set_cookie(
-        cookie_name(scope), value or "", max_age=age, path="/", secure=secure, httponly=True, samesite="lax"
+        cookie_name(scope, suffix), value or "", max_age=age, path="/", secure=secure, httponly=True, samesite="lax"
     )
 
 
@@ -313,11 +349,7 @@ def _takes_tokens(scope: Scope) -> bool:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     log_rejection(scope["path"], scope)
-    if (
-        scope["type"] == "http"
-        and scope["method"] == "GET"
-        and b"text/html" in Headers(scope=scope).get("accept", "").encode()
-    ):
+    if _wants_page(scope):
         await RedirectResponse(SIGN_IN, 303)(scope, receive, send)
         return
     if "authorization" in Headers(scope=scope):
@@ -328,6 +360,19 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         response = error_response(401, "not_signed_in", "sign in, or send an Authorization header with a bearer token")
         response.headers["WWW-Authenticate"] = "Bearer"
     await _send_error(response, scope, receive, send)
+
+
+def _without_role(refused: NoRole, scope: Scope) -> Response:
+    log_rejection(scope["path"], scope)
+    if _wants_page(scope):
+        return HTMLResponse(refused_page(str(refused)), 403)
+    return error_response(403, refused.code, str(refused))
+
+
+def _wants_page(scope: Scope) -> bool:
+    return (
+        scope["type"] == "http" and scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+    )
 
 
 async def _send_error(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,6 +11,8 @@ from starlette.types import Scope
 from filemill.domain.origins import parse_ip
 
 HOPS_MAX = 20
+# The key of the connection's other end in the scope; the client's address may be that of X-Forwarded-For.
+PEER = "filemill.peer"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -30,6 +32,7 @@ class TrustedProxies:
     def apply(self, scope: Scope) -> None:
         """Put the client's address and scheme into the scope if the request came from a trusted proxy."""
         client = scope.get("client")
+        scope[PEER] = client[0] if client else ""
         if not self._networks or not client or client[0] not in self:
             return
         hops, schemes = [], []

@@ -1,5 +1,7 @@
 """The pages on which a browser signs in and out. They load nothing else: without sign-in nothing else is served."""
 
+import html
+from collections.abc import Mapping
 from typing import Literal
 
 _STYLE = """
@@ -20,6 +22,9 @@ label { display: block; margin-bottom: 6px; font-weight: 600; }
 input, button { width: 100%; height: 38px; border-radius: 7px; font: inherit; }
 input { padding: 0 10px; margin-bottom: 16px; border: 1px solid var(--muted); background: var(--page); color: inherit; }
 button { border: 0; background: var(--primary); color: var(--on-primary); font-weight: 600; cursor: pointer; }
+a.button { display: grid; place-items: center; height: 38px; margin: 0 0 10px; border-radius: 7px;
+  background: var(--primary); color: var(--on-primary); font-weight: 600; text-decoration: none; }
+p { overflow-wrap: anywhere; }
 a { display: inline-block; margin-top: 16px; color: var(--primary); }
 :focus-visible { outline: 2px solid var(--primary); outline-offset: 2px; }
 code { font-family: "JetBrains Mono", ui-monospace, Menlo, monospace; font-size: 12.5px; }
@@ -61,18 +66,60 @@ def sign_in_page(mode: Literal["token", "accounts"], problem: str) -> str:
     return _page("Sign in to filemill", _FORMS[mode].replace("{problem}", alert))
 
 
+def providers_page(providers: Mapping[str, str], problem: str) -> str:
+    """The sign-in page with a button for each provider: its name in URLs, and its label. `problem` is text."""
+    alert = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
+    buttons = "\n".join(
+        f'<a class="button" href="/sign-in/{html.escape(name)}">Sign in with {html.escape(label)}</a>'
+        for name, label in providers.items()
+    )
+    return _page("Sign in to filemill", f"<p>Choose where you have an account.</p>\n{alert}\n{buttons}")
+
+
+def refused_page(reason: str) -> str:
+    """The page for somebody who has signed in but may do nothing. `reason` is text."""
+    form = f"""<p role="alert">{html.escape(reason)}</p>
+<p><a href="/sign-in">Sign in as somebody else</a></p>"""
+    return _page("You cannot use filemill", form)
+
+
+def proxy_page(public_url: str) -> str:
+    """The page for a browser that did not come through the proxy that signs people in."""
+    where = html.escape(public_url)
+    link = f'<p><a href="{where}">Open {where}</a></p>' if public_url else ""
+    return _page(
+        "Not signed in", f"<p>A reverse proxy signs people in. Open filemill by the proxy's address.</p>{link}"
+    )
+
+
+def signed_out_page(provider_url: str | None, *, everywhere: bool) -> str:
+    """The page after a sign-out. It leads on to `provider_url`, where the browser signs out too.
+
+    A redirect could not: the Content-Security-Policy allows forms to lead to this page only. `everywhere`: the person
+    is not signed in elsewhere.
+    """
+    if provider_url is not None:
+        where = html.escape(provider_url)
+        body = f"""<p>You are signed out of filemill. Now you sign out of the provider.</p>
+<p><a href="{where}">Continue</a></p>"""
+        return _page("Signed out", body, f'<meta http-equiv="refresh" content="0; url={where}">')
+    note = "" if everywhere else " You may still be signed in at the provider, which has no sign-out or is unreachable."
+    return _page("Signed out", f'<p>You are signed out of filemill.{note}</p>\n<p><a href="/sign-in">Sign in</a></p>')
+
+
 def sign_out_page() -> str:
     """The page that asks whether to sign out. A link alone signs nobody out."""
     return _page("Sign out of filemill?", _FORM_OF_SIGN_OUT)
 
 
-def _page(title: str, form: str) -> str:
+def _page(title: str, form: str, head: str = "") -> str:
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
+{head}
 <style>{_STYLE}</style>
 </head>
 <body>

@@ -22,6 +22,7 @@ from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
 from filemill.services.accounts import Sessions
 from filemill.services.dead_letters import Replay, ignore_progress, replay
+from filemill.services.federation import Federation
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
@@ -97,8 +98,13 @@ class Services:
 
     @cached_property
     def sessions(self) -> Sessions:
-        """The sessions of people with accounts."""
-        return Sessions(self._engine)
+        """The sessions of people who have signed in."""
+        return bootstrap.sessions(self.settings, self._engine)
+
+    @cached_property
+    def federation(self) -> Federation:
+        """Sign-in at OpenID Connect providers."""
+        return bootstrap.federation(self.settings, self._engine, self.sessions)
 
     @cached_property
     def tokens(self) -> Tokens:

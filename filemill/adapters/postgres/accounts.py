@@ -12,7 +12,10 @@ from filemill.domain.permissions import Role
 
 
 class AccountRow(msgspec.Struct, frozen=True):
-    """An account, without its password's hash. `last_used_at`: the last use of a session that still exists."""
+    """An account, without its password's hash. `last_used_at`: the last use of a session that still exists.
+
+    `issuer` and `subject` are None for an account with a password.
+    """
 
     name: str
     role: Role
@@ -20,6 +23,8 @@ class AccountRow(msgspec.Struct, frozen=True):
     disabled_at: datetime | None
     sessions: int
     last_used_at: datetime | None
+    issuer: str | None = None
+    subject: str | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -40,11 +45,21 @@ class OwnSession(msgspec.Struct, frozen=True):
 
 
 class SessionRow(msgspec.Struct, frozen=True):
-    """A valid session: its account's name and role, and whether its use should be stored."""
+    """A valid session: its account's name, role and issuer, and whether its use should be stored."""
 
     name: str
     role: Role
+    issuer: str | None
     touch: bool
+
+
+class ProviderAccount(msgspec.Struct, frozen=True):
+    """The account of somebody who signs in at a provider."""
+
+    id: int
+    name: str
+    role: Role
+    disabled: bool
 
 
 _ACCOUNTS = sa.text("""
@@ -53,7 +68,7 @@ _ACCOUNTS = sa.text("""
     GROUP BY accounts.id ORDER BY name
 """)
 _FIND = sa.text("""
-    SELECT name, role, used_at < now() - interval '1 minute'
+    SELECT name, role, issuer, used_at < now() - interval '1 minute'
     FROM sessions JOIN accounts ON accounts.id = account_id
     WHERE key = :key AND disabled_at IS NULL AND expires_at > now() AND used_at > now() - CAST(:idle AS interval)
 """)
@@ -72,6 +87,16 @@ _CREATE_SESSION = sa.text("""
     VALUES (:key, :account, :address, now() + CAST(:most AS interval))
 """)
 _DELETE_EXPIRED = sa.text("DELETE FROM sessions WHERE expires_at < now()")
+_FIND_IDENTITY = sa.text("""
+    SELECT id, name, role, disabled_at IS NOT NULL FROM accounts WHERE issuer = :issuer AND subject = :subject
+""")
+_CREATE_ATTEMPT = sa.text("""
+    INSERT INTO sign_in_attempts (key, provider, expires_at) VALUES (:key, :provider, now() + CAST(:lasts AS interval))
+""")
+_DELETE_ATTEMPTS = sa.text("DELETE FROM sign_in_attempts WHERE expires_at < now()")
+_TAKE_ATTEMPT = sa.text("""
+    DELETE FROM sign_in_attempts WHERE key = :key AND provider = :provider AND expires_at > now() RETURNING key
+""")
 _COUNT_TRY = sa.text("""
     INSERT INTO sign_in_tries AS known (key, tries) VALUES (:key, 1)
     ON CONFLICT (key) DO UPDATE SET
@@ -84,10 +109,7 @@ _DELETE_TRIES = sa.text("DELETE FROM sign_in_tries WHERE since < now() - CAST(:p
 
 def list_accounts(connection: sa.Connection) -> list[AccountRow]:
     """All accounts, by name."""
-    return [
-        AccountRow(name, Role(role), created, disabled, sessions, used)
-        for name, role, created, disabled, sessions, used in connection.execute(_ACCOUNTS)
-    ]
+    return [AccountRow(name, Role(role), *others) for name, role, *others in connection.execute(_ACCOUNTS)]
 
 
 def insert_account(connection: sa.Connection, name: str, role: Role, password_hash: str) -> bool:
@@ -110,10 +132,53 @@ def update_account(connection: sa.Connection, name: str, **values: object) -> bo
 
 
 def credentials_of(connection: sa.Connection, name: str) -> Credentials | None:
-    """The credentials of an account that is not disabled."""
-    query = sa.select(Account.id, Account.password_hash).where(Account.name == name, Account.disabled_at.is_(None))
+    """The credentials of an account with a password that is not disabled."""
+    query = sa.select(Account.id, Account.password_hash).where(
+        Account.name == name, Account.disabled_at.is_(None), Account.password_hash.is_not(None)
+    )
     row = connection.execute(query).one_or_none()
-    return None if row is None else Credentials(*row)
+    return None if row is None or row[1] is None else Credentials(row[0], row[1])
+
+
+def issuer_of(connection: sa.Connection, name: str) -> str | None:
+    """The issuer of an account; None: it has a password, or does not exist."""
+    return connection.execute(sa.select(Account.issuer).where(Account.name == name)).scalar_one_or_none()
+
+
+def issuer_of_session(connection: sa.Connection, key: bytes) -> str | None:
+    """The issuer of a session's account; None: it has a password, or there is no session."""
+    query = sa.select(Account.issuer).join(SignInSession).where(SignInSession.key == key)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def provider_account(connection: sa.Connection, issuer: str, subject: str) -> ProviderAccount | None:
+    """The account of a subject of a provider."""
+    row = connection.execute(_FIND_IDENTITY, {"issuer": issuer, "subject": subject}).one_or_none()
+    return None if row is None else ProviderAccount(row[0], row[1], Role(row[2]), row[3])
+
+
+def insert_provider_account(
+    connection: sa.Connection, issuer: str, subject: str, names: Sequence[str], role: Role
+) -> ProviderAccount:
+    """The account of a subject, created under the first of the names that is not another's."""
+    values = {"issuer": issuer, "subject": subject, "role": role.value}
+    for name in names:
+        connection.execute(insert(Account).values(name=name, **values).on_conflict_do_nothing())
+        found = provider_account(connection, issuer, subject)
+        if found is not None:
+            return found
+    raise RuntimeError(f"the names {', '.join(names)} are taken")  # the last one has a hash of the subject
+
+
+def insert_attempt(connection: sa.Connection, key: bytes, provider: str, lasts: timedelta) -> None:
+    """Insert a sign-in that begins, and delete those that have expired."""
+    connection.execute(_CREATE_ATTEMPT, {"key": key, "provider": provider, "lasts": lasts})
+    connection.execute(_DELETE_ATTEMPTS)
+
+
+def take_attempt(connection: sa.Connection, key: bytes, provider: str) -> bool:
+    """Delete a sign-in that has begun; False if there is none, so that each ends once."""
+    return connection.execute(_TAKE_ATTEMPT, {"key": key, "provider": provider}).one_or_none() is not None
 
 
 def insert_session(connection: sa.Connection, key: bytes, account: int, address: str, most: timedelta) -> None:
@@ -125,7 +190,7 @@ def insert_session(connection: sa.Connection, key: bytes, account: int, address:
 def find_session(connection: sa.Connection, key: bytes, idle: timedelta) -> SessionRow | None:
     """A session that is valid now."""
     row = connection.execute(_FIND, {"key": key, "idle": idle}).one_or_none()
-    return None if row is None else SessionRow(row[0], Role(row[1]), row[2])
+    return None if row is None else SessionRow(row[0], Role(row[1]), row[2], row[3])
 
 
 def own_sessions(connection: sa.Connection, name: str, idle: timedelta) -> list[OwnSession]:

@@ -71,7 +71,8 @@ def migrate(engine: sa.Engine, *, application: str | None = None, reader: str | 
         if reader:
             _grant(connection, reader, "SELECT", "SELECT")
             quoted = connection.dialect.identifier_preparer.quote_identifier(reader)
-            connection.exec_driver_sql(f"REVOKE ALL ON accounts, sessions, tokens, sign_in_tries FROM {quoted}")
+            tables = "accounts, sessions, tokens, sign_in_attempts, sign_in_tries"
+            connection.exec_driver_sql(f"REVOKE ALL ON {tables} FROM {quoted}")
         return before, head_revision()
 
 

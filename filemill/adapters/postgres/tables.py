@@ -15,6 +15,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    UniqueConstraint,
     func,
     literal_column,
     text,
@@ -437,17 +438,27 @@ class AuditHeadRow(Base):
 
 
 class Account(Base):
-    """A person who signs in with a password. A disabled account stays, because the audit log names it."""
+    """A person who signs in, with a password or at an OpenID Connect provider.
+
+    Issuer and subject identify a person of a provider. A disabled account stays, because the audit log names it.
+    """
 
     __tablename__ = "accounts"
     __table_args__ = (
+        UniqueConstraint("issuer", "subject", name="accounts_identity"),
+        CheckConstraint(
+            "(issuer IS NULL) = (subject IS NULL) AND (issuer IS NULL) = (password_hash IS NOT NULL)",
+            name="accounts_credential",
+        ),
         CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in Role)), name="accounts_role"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     role: Mapped[str]
-    password_hash: Mapped[str]
+    password_hash: Mapped[str | None]
+    issuer: Mapped[str | None]
+    subject: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disabled_at: Mapped[datetime | None]
 
@@ -488,6 +499,17 @@ class PersonalToken(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
+
+
+class SignInAttempt(Base):
+    """A sign-in that has begun at a provider. The secret in the browser's cookie is not stored, only its hash."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index("sign_in_attempts_by_expiry", "expires_at"),)
+
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    provider: Mapped[str]
+    expires_at: Mapped[datetime]
 
 
 class SignInTries(Base):
