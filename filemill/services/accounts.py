@@ -264,7 +264,7 @@ class Sessions:
             return keys
 
         for key in in_transaction(self._engine, end):
-            self._forget(key)
+            self._cache.forget(key)
 
     def cached(self, key: bytes) -> Principal | None:
         """Whose session it is, if that was read within the last seconds."""

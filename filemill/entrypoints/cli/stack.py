@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from filemill.config.connection_environment import connection_environment
-from filemill.config.exposure import check_sign_in
+from filemill.config.exposure import check_identity, check_sign_in
 from filemill.config.settings import Settings, default_home, load
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints import demo as demonstration
@@ -63,7 +63,7 @@ def up(
         str | None,
         typer.Option(
             help="local: no sign-in; token: the printed address signs in, and REST needs a bearer token; "
-            "accounts: people of `filemill users` sign in.",
+            "accounts: people of `filemill users` sign in; oidc, proxy: others sign people in (docs/security.md).",
             show_default="local",
         ),
     ] = None,
@@ -86,6 +86,7 @@ def up(
     }
     settings = load(**behaviour, auth=auth, host=host)  # invalid values are refused before anything starts
     check_sign_in(host, settings.auth, allow_insecure=settings.allow_insecure)
+    check_identity(settings)
     token = secrets.token_urlsafe(32) if settings.auth == "token" else None
     with _embedded_errors():
         from filemill_infra.embedded.supervisor import Supervisor  # noqa: PLC0415 - only this command needs the servers
