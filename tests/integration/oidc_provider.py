@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.jwk import RSAKey
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it uses older parts of Authlib
@@ -58,7 +58,7 @@ class Provider:
         """A token of the provider."""
         return jwt.encode({"alg": "RS256", "kid": self._kid(), **header}, claims, self.key)
 
-    def signed_with(self, key: RSAKey | OctKey, claims: dict[str, Any], algorithm: str = "RS256") -> str:
+    def signed_with(self, key: RSAKey, claims: dict[str, Any], algorithm: str = "RS256") -> str:
         """A token with the key id of the provider, but signed by somebody else."""
         return jwt.encode({"alg": algorithm, "kid": self._kid()}, claims, key, algorithms=[algorithm])
 
