@@ -76,7 +76,7 @@ class OidcAuthenticator:
             response.headers["Allow"] = "GET"
             return response
         name, _, rest = request.scope["path"].removeprefix(SIGN_IN).removeprefix("/").partition("/")
-        if not name:
+        if not name and not rest:
             return self._page("", 200)
         if rest not in {"", "callback"}:
             return self._page("There is no such page.", 404)

@@ -63,7 +63,7 @@ class ProviderAccount(msgspec.Struct, frozen=True):
 
 
 _ACCOUNTS = sa.text("""
-    SELECT name, role, accounts.created_at, disabled_at, count(key), max(used_at)
+    SELECT name, role, accounts.created_at, disabled_at, count(key), max(used_at), issuer, subject
     FROM accounts LEFT JOIN sessions ON account_id = accounts.id AND expires_at > now()
     GROUP BY accounts.id ORDER BY name
 """)
