@@ -1,12 +1,12 @@
 """Accounts of people who sign in at an OpenID Connect provider, and the sign-ins that have begun.
 
-Revision: 0022; follows 0021.
+Revision: 0024; follows 0023.
 """
 
 from alembic import op
 
-revision = "0022"
-down_revision = "0021"
+revision = "0024"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
