@@ -6,7 +6,7 @@ A file processor has no database: `filemill.entrypoints.processor` wires it.
 import asyncio
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from filemill.adapters.postgres.status_store import PostgresStatusStore
 from filemill.adapters.s3.admin import s3_client
 from filemill.adapters.s3.bucket import Bucket
 from filemill.adapters.s3.store import S3ObjectStore
+from filemill.adapters.s3.uploads import S3Uploads
 from filemill.config.settings import Settings
 from filemill.domain.queues import DEFAULT_QUEUE, Queue, check_queue
 from filemill.entrypoints.kafka_only import kafka_admin
@@ -37,6 +38,7 @@ from filemill.services.accounts import Accounts, Sessions
 from filemill.services.audit_log import AuditLog
 from filemill.services.federation import Federation
 from filemill.services.foreign_results import HashFiller
+from filemill.services.leftovers import Leftovers, LeftUpload
 from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.orphans import Orphans
@@ -62,6 +64,7 @@ __all__ = [
     "federation",
     "hash_filler",
     "kafka_admin",
+    "leftovers",
     "monitor",
     "offset_reset",
     "operations",
@@ -128,6 +131,16 @@ def orphans(settings: Settings, engine: sa.Engine) -> Orphans:
 def audit_log(engine: sa.Engine) -> AuditLog:
     """What operators do with the audit log."""
     return AuditLog(engine)
+
+
+def leftovers(settings: Settings, engine: sa.Engine) -> Leftovers:
+    """Removes objects and uploads that nothing needs."""
+    uploads = S3Uploads(settings)
+
+    def open_uploads() -> Iterator[LeftUpload]:
+        return (LeftUpload(one.key, one.upload_id, one.begun_at) for one in uploads.open())
+
+    return Leftovers(engine, bucket(settings), uploads, open_uploads)
 
 
 def accounts(engine: sa.Engine) -> Accounts:
