@@ -369,10 +369,10 @@ def test_each_sign_in_gives_a_new_session_and_ends_the_former_one(browser: Brows
     browser.sign_in(provider)
     first = browser.session()
     headers = {"Cookie": f"filemill-{browser.http.base_url.port}={first}"}
-    assert httpx.get(f"{browser.http.base_url}api/files", headers=headers, trust_env=False).status_code == 200
+    assert httpx.get(browser.http.base_url.join("/api/files"), headers=headers, trust_env=False).status_code == 200
     browser.sign_in(provider)
     assert browser.session() != first
-    assert httpx.get(f"{browser.http.base_url}api/files", headers=headers, trust_env=False).status_code == 401
+    assert httpx.get(browser.http.base_url.join("/api/files"), headers=headers, trust_env=False).status_code == 401
 
 
 def test_sign_out_ends_the_session_and_leads_to_the_providers_sign_out(browser: Browser, provider: Provider) -> None:
