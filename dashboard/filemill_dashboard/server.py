@@ -127,7 +127,8 @@ def build_app(settings: Settings) -> ASGIApp:
         lambda: check_all(services, health_pool, settings.server_timeout_seconds),
         lambda workers: current().worker_states(workers),
     )
-    authorized = RestAuthorization(CoalescingMiddleware(rest), engine, RequestThreads(settings))
+    coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
+    authorized = RestAuthorization(coalesced, engine, RequestThreads(settings))
     authenticated = authentication(PathRouter(pages, authorized), services)
     return ResponseHeaders(RequestFilter(authenticated, settings))
 

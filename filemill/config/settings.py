@@ -353,6 +353,9 @@ class Settings(BaseSettings):
     proxy_sign_out_url: str = _setting(
         "", description="With auth=proxy: where the proxy signs out, such as /oauth2/sign_out"
     )
+    own_files_only: bool = _setting(
+        False, description="Hide files of others from viewers and submitters: on pages, in lists and downloads"
+    )
     allow_insecure: bool = _setting(
         False, description="Allow the page to listen beyond loopback without sign-in or with published credentials"
     )

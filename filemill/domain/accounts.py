@@ -43,6 +43,12 @@ def known_name(text: str) -> str:
     return name if PROVIDER_NAME_PATTERN.fullmatch(name) else account_name(name)
 
 
+def is_account_name(name: str) -> bool:
+    """Whether a principal's name is that of an account."""
+    known = NAME_PATTERN.fullmatch(name) or PROVIDER_NAME_PATTERN.fullmatch(name)
+    return known is not None and name not in RESERVED_NAMES
+
+
 def check_password(password: str) -> str:
     """A new password. Raises InvalidRequest."""
     if not PASSWORD_MIN_CHARACTERS <= len(password) <= PASSWORD_MAX_CHARACTERS:

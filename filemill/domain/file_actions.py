@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from filemill.domain.files import Status
+from filemill.domain.permissions import Permission, Principal, refusal
+from filemill.errors import Forbidden
 
 # The greatest run of a file: the column is an integer of 32 bits.
 RUN_MAX = 2**31 - 1
@@ -37,18 +39,51 @@ _STATUSES = {
 _DONE = {FileAction.RETRY: "retried", FileAction.CANCEL: "cancelled", FileAction.DELETE: "deleted"}
 
 
+# What a principal needs for the action on its own files, and on those of others and on all that match a filter.
+OWN_PERMISSIONS = {
+    FileAction.RETRY: Permission.RETRY_OWN_FILES,
+    FileAction.CANCEL: Permission.CANCEL_OWN_FILES,
+    FileAction.DELETE: Permission.DELETE_OWN_FILES,
+}
+PERMISSIONS = {
+    FileAction.RETRY: Permission.RETRY_FILES,
+    FileAction.CANCEL: Permission.CANCEL_FILES,
+    FileAction.DELETE: Permission.DELETE_FILES,
+}
+
+
+def action_refusal(principal: Principal, action: FileAction, owner: str | None) -> Forbidden | None:
+    """Why the principal may not do the action to a file of this owner (None: nobody); None: it may."""
+    own = owner is not None and owner == principal.name
+    return refusal(principal, OWN_PERMISSIONS[action] if own else PERMISSIONS[action])
+
+
+def only_owner(principal: Principal, *, own_files_only: bool) -> str | None:
+    """The only owner whose files the principal may read; None: it may read all.
+
+    `own_files_only` is the setting: with it, only roles with the permission read the files of others.
+    """
+    if not own_files_only or refusal(principal, Permission.VIEW_FILES_OF_OTHERS) is None:
+        return None
+    return principal.name
+
+
 class FileSelection(msgspec.Struct, frozen=True):
-    """All files that match a filter: a status (None: any), a search in the title, a queue and a handler ("": any)."""
+    """All files that match a filter: a status (None: any), a search in the title, a queue and a handler ("": any).
+
+    `owner`: the only owner whose files match; None: all.
+    """
 
     status: Status | None = None
     search: str = ""
     queue: str = ""
     handler: str = ""
+    owner: str | None = None
 
     @property
     def narrow(self) -> bool:
         """Whether it leaves out files for another reason than their status."""
-        return bool(self.search.strip() or self.queue or self.handler)
+        return bool(self.search.strip() or self.queue or self.handler) or self.owner is not None
 
     def eligible(self, action: FileAction) -> tuple[Status, ...]:
         """The statuses of the selected files that allow the action."""
@@ -62,6 +97,7 @@ class RefusalCode(enum.StrEnum):
     WRONG_STATUS = "wrong-status"
     BEING_PUBLISHED = "being-published"
     LAST_RUN = "last-run"
+    NOT_OWN = "not-own"
 
 
 class FileRefusal(msgspec.Struct, frozen=True):

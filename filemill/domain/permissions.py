@@ -64,6 +64,10 @@ class Permission(enum.StrEnum):
 
     VIEW = "view"
     CREATE_FILES = "files.create"
+    VIEW_FILES_OF_OTHERS = "files.view"
+    RETRY_OWN_FILES = "files.retry-own"
+    CANCEL_OWN_FILES = "files.cancel-own"
+    DELETE_OWN_FILES = "files.delete-own"
     RETRY_FILES = "files.retry"
     CANCEL_FILES = "files.cancel"
     DELETE_FILES = "files.delete"
@@ -100,8 +104,12 @@ RULES: dict[Permission, Rule] = {
     Permission.USE_OWN_ACCOUNT: Rule(Role.VIEWER, "Listing and ending own sessions and tokens"),
     Permission.CREATE_TOKENS: Rule(Role.SUBMITTER, "Creating own tokens"),
     Permission.CREATE_FILES: Rule(Role.SUBMITTER, "Creating files"),
-    Permission.RETRY_FILES: Rule(Role.OPERATOR, "Retrying files"),
-    Permission.CANCEL_FILES: Rule(Role.OPERATOR, "Cancelling files"),
+    Permission.RETRY_OWN_FILES: Rule(Role.SUBMITTER, "Retrying own files"),
+    Permission.CANCEL_OWN_FILES: Rule(Role.SUBMITTER, "Cancelling own files"),
+    Permission.DELETE_OWN_FILES: Rule(Role.SUBMITTER, "Deleting own files"),
+    Permission.VIEW_FILES_OF_OTHERS: Rule(Role.OPERATOR, "Reading files of others with FILEMILL_OWN_FILES_ONLY"),
+    Permission.RETRY_FILES: Rule(Role.OPERATOR, "Retrying files of others"),
+    Permission.CANCEL_FILES: Rule(Role.OPERATOR, "Cancelling files of others"),
     Permission.READ_DEAD_LETTERS: Rule(Role.OPERATOR, "Reading dead letters"),
     Permission.REPLAY_DEAD_LETTERS: Rule(Role.OPERATOR, "Replaying dead letters"),
     Permission.DISMISS_DEAD_LETTERS: Rule(Role.OPERATOR, "Dismissing dead letters"),
@@ -112,7 +120,7 @@ RULES: dict[Permission, Rule] = {
     Permission.PREVIEW_OFFSETS: Rule(Role.OPERATOR, "Previewing an offset reset"),
     Permission.STOP_JOBS: Rule(Role.OPERATOR, "Stopping background jobs"),
     Permission.READ_AUDIT: Rule(Role.OPERATOR, "Reading and exporting the audit log"),
-    Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files"),
+    Permission.DELETE_FILES: Rule(Role.ADMIN, "Deleting files of others"),
     Permission.MANAGE_WORKERS: Rule(Role.ADMIN, "Scaling, stopping and killing workers"),
     Permission.RESET_OFFSETS: Rule(Role.ADMIN, "Resetting offsets"),
     Permission.ADD_PARTITIONS: Rule(Role.ADMIN, "Adding partitions"),

@@ -70,11 +70,17 @@ class FileTimeline(msgspec.Struct, frozen=True, kw_only=True):
     deleted_at: datetime | None = None
     deleted_by: str | None = None
     deleted_title: str | None = None
+    deleted_owner: str | None = None
     waiting: WaitingRequest | None = None
     publications: list[PublishedRequest] = []
     events: list[WorkerEvent] = []
     operations: list[FileOperation] = []
     deliveries: list[Delivery] = []
+
+    @property
+    def owner(self) -> str | None:
+        """The owner of the file, also of a deleted one; None: nobody, or there was no such file."""
+        return self.deleted_owner if self.file is None else self.file.owner
 
 
 _OUTBOX = sa.text("""
@@ -95,7 +101,7 @@ _OPERATIONS = sa.text("""
       AND jsonb_typeof(pair) = 'array' AND (pair->>0)::bigint = :file
     ORDER BY at DESC LIMIT :limit
 """)
-_DELETED = sa.text("SELECT deleted_at, title FROM tombstones WHERE file_id = :file")
+_DELETED = sa.text("SELECT deleted_at, title, owner FROM tombstones WHERE file_id = :file")
 _DELETED_BY = sa.text("""
     SELECT actor FROM operations
     WHERE action = 'delete' AND detail @> jsonb_build_object('files', jsonb_build_array(CAST(:file AS bigint)))
@@ -157,7 +163,14 @@ def _deleted(connection: sa.Connection, file_id: int, as_of: datetime) -> FileTi
     if row is None:
         return FileTimeline(as_of=as_of, file=None)
     actor = connection.execute(_DELETED_BY, {"file": file_id}).scalar_one_or_none()
-    return FileTimeline(as_of=as_of, file=None, deleted_at=row.deleted_at, deleted_by=actor, deleted_title=row.title)
+    return FileTimeline(
+        as_of=as_of,
+        file=None,
+        deleted_at=row.deleted_at,
+        deleted_by=actor,
+        deleted_title=row.title,
+        deleted_owner=row.owner,
+    )
 
 
 def _deliveries(

@@ -119,12 +119,13 @@ _EXCERPTS = sa.select(
 _COUNTS = sa.select(StatusCount.status, sa.func.sum(StatusCount.delta)).group_by(StatusCount.status)
 
 
-def get_file(connection: sa.Connection, file_id: int) -> FileRow | None:
-    """One file, or None."""
+def get_file(connection: sa.Connection, file_id: int, owner: str | None = None) -> FileRow | None:
+    """One file, or None. `owner`: the only owner whose files are found; None: all."""
     if not 1 <= file_id <= FILE_ID_MAX:
         return None
     row = connection.execute(_FILE, {"file_id": file_id}).one_or_none()
-    return None if row is None else file_row(row)
+    found = None if row is None else file_row(row)
+    return found if found is not None and owner in (None, found.owner) else None
 
 
 def file_details(connection: sa.Connection, row: FileRow) -> FileDetails:
@@ -145,15 +146,17 @@ def list_files(
     cursor: str | None = None,
     excerpts: bool = False,
     oldest_first: bool = False,
+    owner: str | None = None,
 ) -> FilePage:
     """A page of files, newest first unless `oldest_first`. Raises InvalidCursor.
 
     `search` matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
-    page. `queue` and `handler` "" are any. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
+    page. `queue` and `handler` "" are any. `owner`: the only owner whose files are listed; None: all.
+    `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, above = _edge(cursor)
-    wanted = _wanted(FileSelection(status, search, queue, handler))
+    wanted = _wanted(FileSelection(status, search, queue, handler, owner))
     if wanted is None:
         return FilePage([], None, None, connection.execute(_NOW).scalar_one(), oldest_first)
     if edge is not None:
@@ -173,6 +176,7 @@ def list_files(
             limit=limit,
             excerpts=excerpts,
             oldest_first=oldest_first,
+            owner=owner,
         )
     items = [file_row(row) for row in rows[:limit]]
     as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
@@ -328,6 +332,8 @@ def _wanted(selection: FileSelection) -> dict[str, Any] | None:
     wanted: dict[str, Any] = {} if status is None else {"status": status.value}
     if not all(_storable(text) for text in (search, queue, handler)):
         return None
+    if owner is not None:
+        wanted["owner"] = owner
     if queue:
         wanted["queue" if queue != DEFAULT_QUEUE else "default_queue"] = queue
     if handler:

@@ -149,11 +149,12 @@ class FileInProgress(msgspec.Struct, frozen=True):
     steps: int | None
     attempt: int | None
     seconds: float | None
+    owner: str | None = None
 
 
 _IN_PROGRESS = sa.text("""
     SELECT id, title, kafka_partition, step, steps, attempt,
-           CAST(extract(epoch FROM clock_timestamp() - started_at) AS float8)
+           CAST(extract(epoch FROM clock_timestamp() - started_at) AS float8), owner
     FROM files WHERE status = 'processing' AND worker_id = :worker ORDER BY id LIMIT 50
 """)
 _EVENTS = sa.text("""

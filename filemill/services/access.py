@@ -10,7 +10,7 @@ import structlog
 
 from filemill.config.logging import LogRateLimit
 from filemill.domain.permissions import Permission, Principal, refusal
-from filemill.errors import Unavailable
+from filemill.errors import Forbidden, Unavailable
 from filemill.services.audit import REFUSED, record
 
 log = structlog.get_logger("access")
@@ -70,12 +70,17 @@ def authorize(engine: sa.Engine, principal: Principal, permission: Permission, *
     forbidden = refusal(principal, permission)
     if forbidden is None:
         return
+    record_attempt(engine, principal, forbidden, **about)
+    raise forbidden
+
+
+def record_attempt(engine: sa.Engine, principal: Principal, forbidden: Forbidden, **about: object) -> None:
+    """Record a refused attempt. Records are limited, and a failure to record is only logged."""
     left_out = _records.admit(principal)
     if left_out is not None:
-        detail = {"refused": str(forbidden), "permission": permission, "role": principal.role, **about}
+        detail = {"refused": str(forbidden), "permission": forbidden.permission, "role": principal.role, **about}
         try:
             with engine.begin() as connection:
                 record(connection, principal, REFUSED, {**detail, "left_out": left_out} if left_out else detail)
         except Unavailable as error:
             log.warning("Cannot record a refused attempt", actor=principal.name, error=str(error), **detail)
-    raise forbidden

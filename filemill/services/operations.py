@@ -14,6 +14,7 @@ from filemill.adapters.postgres.file_actions import (
     cancel_files,
     delete_files,
     deleted_files,
+    owners_of,
     retry_files,
     statuses_and_runs,
     unfinished_runs,
@@ -22,16 +23,26 @@ from filemill.adapters.postgres.request_losses import lost_files, resubmit_lost
 from filemill.adapters.postgres.worker_events import forget_workers
 from filemill.adapters.s3.bucket import Bucket
 from filemill.config.settings import Settings
-from filemill.domain.file_actions import ActionResult, FileAction, FileRefusal, FileSelection, refusals
+from filemill.domain.file_actions import (
+    OWN_PERMISSIONS,
+    PERMISSIONS,
+    ActionResult,
+    FileAction,
+    FileRefusal,
+    FileSelection,
+    RefusalCode,
+    only_owner,
+    refusals,
+)
 from filemill.domain.files import truncate_to_milliseconds
-from filemill.domain.permissions import Permission, Principal
+from filemill.domain.permissions import Permission, Principal, refusal
 from filemill.domain.worker_commands import WorkerCommand, WorkerCommandKind
 from filemill.domain.worker_events import FORGET_AFTER_SECONDS
 from filemill.errors import Conflict, NotFound, Unavailable
 from filemill.ports import Publisher
 from filemill.queries.files import FileTitle, count_matching, matching_ids, matching_titles, newest_id
 from filemill.queries.workers import knows_worker
-from filemill.services.access import authorize
+from filemill.services.access import authorize, record_attempt
 from filemill.services.audit import record, record_files
 from filemill.services.request_losses import bounds_of_queues
 
@@ -42,6 +53,8 @@ COMMAND_FILES = 5000
 ACKNOWLEDGE_SECONDS = 5.0
 # Deleted files whose former status and title are in the audit record.
 DELETED_RECORDED = 20
+# Ids in the record of a refused attempt, at most.
+FILES_RECORDED = 100
 RESUBMIT = "resubmit"
 FORGET = "workers.forget"
 WORKER_RUNS = "worker-runs"
@@ -84,7 +97,7 @@ class Operations:
 
         Raises Unavailable; then nothing was done.
         """
-        authorize(self._engine, principal, Permission.RETRY_FILES, asked=len(ids))
+        ids, not_own = self._permitted(FileAction.RETRY, ids, principal)
 
         def retry(connection: sa.Connection) -> ActionResult:
             runs = retry_files(connection, ids)
@@ -94,8 +107,8 @@ class Operations:
         outcome = in_transaction(self._engine, retry)
         self._wake_relay()
         unfinished = self._unfinished([one.file_id for one in outcome.refused])
-        resubmitted = self.resubmit(unfinished, principal) if unfinished else []
-        refused = [one for one in outcome.refused if one.file_id not in set(resubmitted)]
+        resubmitted = self._resubmit(unfinished, principal) if unfinished else []
+        refused = [*(one for one in outcome.refused if one.file_id not in set(resubmitted)), *not_own]
         return ActionResult(sorted([*outcome.done, *resubmitted]), refused)
 
     def resubmit(self, ids: Sequence[int], principal: Principal) -> list[int]:
@@ -104,6 +117,9 @@ class Operations:
         If Kafka is unreachable, the gone ones are not known: none is resubmitted.
         """
         authorize(self._engine, principal, Permission.RETRY_FILES, asked=len(ids))
+        return self._resubmit(ids, principal)
+
+    def _resubmit(self, ids: Sequence[int], principal: Principal) -> list[int]:
         try:
             bounds = bounds_of_queues(self._settings, self._kafka(), self._engine)
         except Unavailable as error:
@@ -135,13 +151,14 @@ class Operations:
         A file in a final status is refused. If Kafka is unreachable, the workers are not told: a worker may still write
         the object, and the row stays cancelled.
         """
-        authorize(self._engine, principal, Permission.CANCEL_FILES, asked=len(ids))
+        ids, not_own = self._permitted(FileAction.CANCEL, ids, principal)
 
         def cancel(connection: sa.Connection) -> tuple[list[CancelledRun], ActionResult]:
             cancelled = cancel_files(connection, ids)
             runs = {one.file_id: one.run for one in cancelled}
             record_files(connection, principal, FileAction.CANCEL.value, _pairs(runs), len(ids))
-            return cancelled, ActionResult(list(runs), _refusals(connection, FileAction.CANCEL, ids, list(runs)))
+            refused = _refusals(connection, FileAction.CANCEL, ids, list(runs))
+            return cancelled, ActionResult(list(runs), [*refused, *not_own])
 
         cancelled, outcome = in_transaction(self._engine, cancel)
         self._send_cancelled([one for one in cancelled if one.published])
@@ -149,7 +166,7 @@ class Operations:
 
     def delete(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Delete files in a final status, and their objects. Tombstones stay for the ledger."""
-        authorize(self._engine, principal, Permission.DELETE_FILES, asked=len(ids))
+        ids, not_own = self._permitted(FileAction.DELETE, ids, principal)
 
         def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[FileRefusal]]:
             keys = delete_files(connection, ids)
@@ -162,12 +179,16 @@ class Operations:
         for key in keys.values():
             if key is not None:
                 self._delete_object(key)
-        return ActionResult(sorted(keys), refused)
+        return ActionResult(sorted(keys), [*refused, *not_own])
 
     def apply(self, action: FileAction, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Do the action to these files. Raises Unavailable."""
         method = {FileAction.RETRY: self.retry, FileAction.CANCEL: self.cancel, FileAction.DELETE: self.delete}[action]
         return method(ids, principal)
+
+    def authorize_all(self, action: FileAction, principal: Principal) -> None:
+        """Raise Forbidden if the principal may not do the action to all files that match a filter."""
+        authorize(self._engine, principal, PERMISSIONS[action], all=True)
 
     def count(self, action: FileAction, selection: FileSelection) -> int:
         """How many files of the selection allow the action; `COUNT_MAX` stands for that many or more."""
@@ -229,6 +250,29 @@ class Operations:
             return forgotten
 
         return in_transaction(self._engine, forget)
+
+    def _permitted(
+        self, action: FileAction, ids: Sequence[int], principal: Principal
+    ) -> tuple[Sequence[int], list[FileRefusal]]:
+        """Those of the files to which the principal may do the action, and why not to the others.
+
+        Raises Forbidden if its role does not allow the action to its own files.
+        """
+        of_others = refusal(principal, PERMISSIONS[action])
+        if of_others is None:
+            return ids, []
+        authorize(self._engine, principal, OWN_PERMISSIONS[action], asked=len(ids))
+        with self._engine.connect() as connection:
+            owners = owners_of(connection, ids)
+        not_own = {file_id for file_id, owner in owners.items() if owner != principal.name}
+        if not not_own:
+            return ids, []
+        record_attempt(self._engine, principal, of_others, action=action.value, files=sorted(not_own)[:FILES_RECORDED])
+        if only_owner(principal, own_files_only=self._settings.own_files_only):  # it does not learn that they exist
+            refused = refusals(action, sorted(not_own), {})
+        else:
+            refused = [FileRefusal(one, str(of_others), RefusalCode.NOT_OWN) for one in sorted(not_own)]
+        return [file_id for file_id in ids if file_id not in not_own], refused
 
     def _unfinished(self, ids: Sequence[int]) -> list[int]:
         if not ids:

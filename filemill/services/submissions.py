@@ -13,6 +13,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
 from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
 from filemill.config.settings import DEFAULT_QUEUES
+from filemill.domain.accounts import is_account_name
 from filemill.domain.files import NewFile
 from filemill.domain.permissions import Permission, Principal
 from filemill.errors import InvalidRequest
@@ -78,9 +79,10 @@ class Submissions:
         """
         for principal in principals:
             authorize(self._engine, principal, Permission.CREATE_FILES)
+        owners = [principal.name for principal in principals]
 
         def insert(connection: sa.Connection) -> list[FileRow]:
-            rows = insert_requests(connection, self._jobs.check(connection, files), traceparents)
+            rows = insert_requests(connection, self._jobs.check(connection, files), traceparents, owners)
             _check_wanted(still_wanted)
             return rows
 
@@ -102,12 +104,13 @@ class Submissions:
         Raises KeyReused if the key came with another request; SubmissionAbandoned, see `submit_batch`.
         """
         authorize(self._engine, principal, Permission.CREATE_FILES)
+        key = _of_principal(key, principal)
 
         def insert(connection: sa.Connection) -> tuple[FileRow, bool]:
             known = claim_key(connection, key, [file])
             if known is None:
                 (checked,) = self._jobs.check(connection, [file])
-                row = insert_request(connection, checked, traceparent=traceparent)
+                row = insert_request(connection, checked, traceparent=traceparent, owner=principal.name)
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
             else:
                 row = row_as_accepted(known, file, self._jobs.queue(connection, file))
@@ -123,7 +126,7 @@ class Submissions:
         authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
 
         def insert(connection: sa.Connection) -> list[int]:
-            return insert_many(connection, self._jobs.check(connection, files))
+            return insert_many(connection, self._jobs.check(connection, files), principal.name)
 
         ids = in_transaction(self._engine, insert)
         self._wake_relay()
@@ -132,18 +135,27 @@ class Submissions:
     def submit_many_once(self, files: Sequence[NewFile], key: str, *, principal: Principal) -> list[int]:
         """Submit many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
         authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
+        key = _of_principal(key, principal)
 
         def insert(connection: sa.Connection) -> list[int]:
             known = claim_key(connection, key, files)
             if known is not None:
                 return known.ids
-            ids = insert_many(connection, self._jobs.check(connection, files))
+            ids = insert_many(connection, self._jobs.check(connection, files), principal.name)
             store_ids(connection, key, ids)
             return ids
 
         ids = in_transaction(self._engine, insert)
         self._wake_relay()
         return ids
+
+
+def _of_principal(key: str, principal: Principal) -> str:
+    """An idempotency key that another person cannot use: it would get, or block, somebody else's request.
+
+    Programs without an account share theirs: they are all admins, and their names contain changing addresses.
+    """
+    return f"{principal.name}\n{key}" if is_account_name(principal.name) else key
 
 
 def _check_wanted(still_wanted: Callable[[], bool]) -> None:

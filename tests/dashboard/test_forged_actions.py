@@ -130,7 +130,7 @@ def test_the_list_acts_only_on_files_that_it_drew(browser: Browser) -> None:
         on_page=received.append,
         on_sort=lambda: received.append("sort"),
         on_act=lambda action, ids: received.append((action, ids)),
-        refusals={FileAction.RETRY: "A viewer may not retry files"},
+        refusal=lambda action, _owner: "A viewer may not retry files" if action is FileAction.RETRY else "",
     )
     for value in FORGED_ACTS:
         browser.send("files", "act", value)

@@ -51,9 +51,9 @@ def test_controls_are_disabled_and_say_why(
     admin = {**controls(open_page(settings)), **controls(open_page(settings, "file", id=str(file_id)))}
     names = {
         "Create file": "Creating files requires the role submitter; vera has the role viewer",
-        "Retry all matching …": "Retrying files requires the role operator; vera has the role viewer",
-        "Delete all matching …": "Deleting files requires the role admin; vera has the role viewer",
-        "Cancel": "Cancelling files requires the role operator; vera has the role viewer",
+        "Retry all matching …": "Retrying files of others requires the role operator; vera has the role viewer",
+        "Delete all matching …": "Deleting files of others requires the role admin; vera has the role viewer",
+        "Cancel": "Cancelling files of others requires the role operator; vera has the role viewer",
     }
     assert not any(admin[name].disabled for name in names)
     demote()
@@ -82,6 +82,6 @@ def test_a_click_after_a_demotion_is_refused(
     wait_until(lambda: (view := jobs.view()) is not None and not view.running, 10, "the end of the job")
     view = jobs.view()
     assert view is not None
-    assert view.error == "Cancelling files requires the role operator; vera has the role viewer"
+    assert view.error == "Cancelling files of others requires the role operator; vera has the role viewer"
     assert files(engine) == [("A file", "pending")]
     assert refused(engine) == [("vera", "files.create"), ("vera", "files.cancel"), ("vera", "files.cancel")]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import File, Operation
 from filemill.config.settings import Settings, load
-from filemill.domain.file_actions import FileAction
+from filemill.domain.file_actions import PERMISSIONS, FileAction
 from filemill.domain.files import NewFile
 from filemill.domain.permissions import RULES, Permission, Principal, RequestSource, Role, local_admin
 from filemill.domain.worker_commands import WorkerCommandKind
@@ -49,6 +49,10 @@ def operations(settings: Settings, engine: sa.Engine) -> Any:
 
 def file_action(action: FileAction) -> UseCase:
     return lambda settings, engine, who: operations(settings, engine).apply(action, [1], who)
+
+
+def all_matching(action: FileAction) -> UseCase:
+    return lambda settings, engine, who: operations(settings, engine).authorize_all(action, who)
 
 
 def submission(call: Callable[[Submissions, Principal], object]) -> UseCase:
@@ -93,10 +97,11 @@ USE_CASES: list[tuple[str, Permission, UseCase]] = [
         Permission.CREATE_FILES,
         submission(lambda to, who: to.submit_batch([FILE] * 2, [None] * 2, principals=[local_admin("a"), who])),
     ),
-    ("retry", Permission.RETRY_FILES, file_action(FileAction.RETRY)),
+    ("retry", Permission.RETRY_OWN_FILES, file_action(FileAction.RETRY)),
     ("resubmit", Permission.RETRY_FILES, lambda settings, engine, who: operations(settings, engine).resubmit([1], who)),
-    ("cancel", Permission.CANCEL_FILES, file_action(FileAction.CANCEL)),
-    ("delete", Permission.DELETE_FILES, file_action(FileAction.DELETE)),
+    ("cancel", Permission.CANCEL_OWN_FILES, file_action(FileAction.CANCEL)),
+    ("delete", Permission.DELETE_OWN_FILES, file_action(FileAction.DELETE)),
+    *((f"{action} all", PERMISSIONS[action], all_matching(action)) for action in FileAction),
     (
         "quiet",
         Permission.COMMAND_WORKERS,

@@ -130,7 +130,7 @@ def test_each_permission_has_a_rule_and_each_role_includes_the_one_before() -> N
 def test_a_refusal_names_the_activity_and_both_roles() -> None:
     found = refusal(Principal("ann", Role.OPERATOR), Permission.DELETE_FILES)
     assert isinstance(found, Forbidden)
-    assert str(found) == "Deleting files requires the role admin; ann has the role operator"
+    assert str(found) == "Deleting files of others requires the role admin; ann has the role operator"
     assert (found.code, found.permission) == ("forbidden", "files.delete")
     assert refusal(local_admin("cli"), Permission.DELETE_FILES) is None
 

@@ -9,7 +9,7 @@ from filemill.errors import InvalidRequest
 from filemill.queries.files import FilePage
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
-from filemill_dashboard.components.file_actions import PERMISSIONS, act_on_files
+from filemill_dashboard.components.file_actions import act_on_files
 from filemill_dashboard.components.file_details import file_details
 from filemill_dashboard.components.file_form import created_file, file_form, note_created
 from filemill_dashboard.components.file_table import file_table
@@ -21,7 +21,7 @@ from filemill_dashboard.components.view_url import clear_in_url, search_box, upd
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import FileQuery, PageData, Snapshot
-from filemill_dashboard.state.principals import why_not
+from filemill_dashboard.state.principals import page_owner, why_not_act
 
 SEARCH_LIVE = "300ms"
 SEARCH_PIXELS = 260
@@ -57,7 +57,7 @@ def _empty(query: FileQuery, reading: CachedValue[FilePage]) -> tuple[str, str]:
 def _tiles(data: PageData, snapshot: CachedValue[Snapshot], status: Status | None, search: str, queue: str) -> None:
     """Draw the number of files per status; with a search or a queue, of those that match."""
     counts, error = (snapshot.value.overview.counts if snapshot.value else None), snapshot.error
-    if search or queue:
+    if search or queue or page_owner() is not None:
         matching = data.matching_counts(search, queue)
         counts, error = matching.value, matching.error
     status_tiles(
@@ -95,7 +95,7 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         on_page=lambda cursor: update_view(cursor=cursor),
         on_sort=lambda: update_view(sort="" if query.oldest_first else OLDEST),
         on_act=lambda action, ids: _act(data, action, ids),
-        refusals={action: why_not(PERMISSIONS[action]) for action in FileAction},
+        refusal=why_not_act,
         deleting=data.deletions.waiting_files(),
     )
     if (notice := st.session_state.pop(_OUTCOME, None)) is not None:

@@ -12,12 +12,16 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What programs poll. The response depends on path and query alone.
+from filemill.domain.file_actions import only_owner
+from filemill.domain.permissions import NOBODY
+from filemill_dashboard.state.identity import PRINCIPAL
+
+# What programs poll. The response depends on path and query alone, and on whose files the principal may read.
 COALESCED_PATHS = {"/api/files", "/api/pipeline", "/api/workers", "/api/dead-letters"}
 MIN_INTERVAL_SECONDS = 0.04
 
 Messages = list[Message]
-Key = tuple[str, bytes]
+Key = tuple[str, bytes, str | None]
 
 
 @dataclass
@@ -30,8 +34,9 @@ class _Waiters:
 class CoalescingMiddleware:
     """Middleware: one call of the app for all identical requests that wait at the same time."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, own_files_only: bool = False) -> None:
         self._app = app
+        self._own_files_only = own_files_only
         self._waiters: dict[Key, _Waiters] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -45,7 +50,8 @@ class CoalescingMiddleware:
 
     def _join(self, scope: Scope) -> asyncio.Future[Messages]:
         loop = asyncio.get_running_loop()
-        key = (scope["path"], scope.get("query_string", b""))
+        owner = only_owner(scope.get(PRINCIPAL, NOBODY), own_files_only=self._own_files_only)
+        key = (scope["path"], scope.get("query_string", b""), owner)
         waiters = self._waiters.get(key)
         if waiters is None:
             waiters = self._waiters[key] = _Waiters()

@@ -5,12 +5,11 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from filemill.domain.file_actions import FileAction, FileSelection
-from filemill.errors import Unavailable
+from filemill.domain.file_actions import PERMISSIONS, FileAction, FileSelection
+from filemill.errors import Forbidden, Unavailable
 from filemill.queries.files import COUNT_MAX, FileTitle
 from filemill_dashboard.components.confirmation import confirmation
 from filemill_dashboard.components.facts import Fact, facts
-from filemill_dashboard.components.file_actions import PERMISSIONS
 from filemill_dashboard.components.links import links
 from filemill_dashboard.components.menu import close_menu, menu
 from filemill_dashboard.components.notices import Notice, show_notices
@@ -127,10 +126,11 @@ def _matching(data: PageData, action: FileAction, selection: FileSelection) -> _
     if _STATE not in st.session_state:
         operations = data.services.operations
         try:
+            operations.authorize_all(action, page_principal())
             newest = operations.newest_id()
             count = operations.count(action, selection)
             first = operations.matching_titles(action, selection, upto=newest, limit=TITLES_SHOWN)
-        except Unavailable as error:
+        except (Forbidden, Unavailable) as error:
             show_notices("bulk-error", [Notice("bad", "Counting the files failed", str(error))])
             return None
         st.session_state[_STATE] = _Matching(newest, count, first)

@@ -7,20 +7,14 @@ import streamlit as st
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.file_actions import FileAction
 from filemill.domain.files import Status
-from filemill.domain.permissions import Permission
 from filemill.errors import Forbidden, Unavailable
 from filemill_dashboard.components.notices import Notice
 from filemill_dashboard.state.deletions import UNDO_SECONDS
 from filemill_dashboard.state.page_data import PageData
-from filemill_dashboard.state.principals import page_principal, why_not
+from filemill_dashboard.state.principals import page_principal, why_not_act
 from filemill_dashboard.views.plurals import counted
 
 _OUTCOME = "file_outcome"
-PERMISSIONS = {
-    FileAction.RETRY: Permission.RETRY_FILES,
-    FileAction.CANCEL: Permission.CANCEL_FILES,
-    FileAction.DELETE: Permission.DELETE_FILES,
-}
 
 
 def last_outcome(file_id: int) -> Notice | None:
@@ -34,7 +28,8 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
     with st.container(key="file-actions", horizontal=True, width="content", gap="small"):
         for action, label in ((FileAction.RETRY, "Retry"), (FileAction.CANCEL, "Cancel")):
             allowed = gone and action is FileAction.RETRY
-            disabled_reason = ("" if allowed else _status_reason(action, file.status)) or why_not(PERMISSIONS[action])
+            of_status = "" if allowed else _status_reason(action, file.status)
+            disabled_reason = of_status or why_not_act(action, file.owner)
             st.button(
                 label,
                 key=f"action-{action}",
@@ -43,7 +38,7 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 on_click=_act,
                 args=(data, action, file.id),
             )
-        disabled_reason = _status_reason(FileAction.DELETE, file.status) or why_not(Permission.DELETE_FILES)
+        disabled_reason = _status_reason(FileAction.DELETE, file.status) or why_not_act(FileAction.DELETE, file.owner)
         waits = file.id in data.deletions.waiting_files()
         st.button(
             "Delete",

@@ -112,8 +112,10 @@ function showSelection(state) {
   setText(state.count, `${count(selected.length)} selected`);
   for (const button of state.buttons) {
     const { action } = button.dataset;
-    const able = selected.filter((row) => row.actions.includes(action));
-    const reason = state.refusals[action] || (able.length ? "" : `None of them can do this in its status`);
+    const offered = selected.filter((row) => row.actions.includes(action));
+    const able = offered.filter((row) => !row.refusals[action]);
+    const why = offered[0]?.refusals[action] ?? `None of them can do this in its status`;
+    const reason = state.refusals[action] || (able.length ? "" : why);
     setText(button, able.length ? `${ACTIONS[action]} ${count(able.length)}` : ACTIONS[action]);
     setAttribute(button, "aria-disabled", reason ? "true" : null);
     setAttribute(button, "title", reason || null);
@@ -181,7 +183,7 @@ function updateRow(node, row) {
   setText(took, row.took === null ? "" : duration(row.took));
   setText(size, row.size === null ? "" : bytes(row.size));
   const holder = actions.firstChild;
-  const offered = [row.download ?? "", ...row.actions].join(" ");
+  const offered = [row.download ?? "", ...row.actions, ...Object.keys(row.refusals)].join(" ");
   if (holder.dataset.offered !== offered) {
     holder.dataset.offered = offered;
     holder.replaceChildren(
@@ -192,7 +194,10 @@ function updateRow(node, row) {
           { class: `action ${action}`, type: "button", "aria-label": label },
           ACTIONS[action],
         );
-        button.onclick = () => node.act(action);
+        const reason = row.refusals[action];
+        setAttribute(button, "aria-disabled", reason ? "true" : null);
+        setAttribute(button, "title", reason ?? null);
+        button.onclick = () => reason || node.act(action);
         return button;
       }),
     );

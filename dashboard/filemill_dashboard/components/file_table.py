@@ -13,6 +13,9 @@ from filemill.queries.files import FilePage
 from filemill_dashboard.components.assets import component, only_drawn
 from filemill_dashboard.components.status_style import TONES
 
+# Why the viewer may not do an action to a file of an owner; empty: it may.
+Refusal = Callable[[FileAction, str | None], str]
+
 
 def file_table(
     page: FilePage | None,
@@ -25,15 +28,15 @@ def file_table(
     on_page: Callable[[str], None],
     on_sort: Callable[[], None],
     on_act: Callable[[FileAction, list[int]], None],
-    refusals: Mapping[FileAction, str],
+    refusal: Refusal,
     deleting: Collection[int] = (),
 ) -> None:
     """Draw a page of the list, which is `age_seconds` old.
 
     The row of the file `highlighted`, which this viewer has just created, is highlighted once. Without rows, `empty` is
     shown: a title and a hint. `on_page` gets a cursor, or "" for the first page. `on_sort` reverses the order.
-    `on_act` gets an action and the files, of the button of a row or of the selection. `refusals`: why this viewer may
-    not do an action. `deleting`: files whose deletion can be undone.
+    `on_act` gets an action and the files, of the button of a row or of the selection. `refusal`: why this viewer may
+    not do an action to a file of an owner (empty: it may). `deleting`: files whose deletion can be undone.
     """
     items = page.items if page else []
     range_text = f"#{items[0].id} to #{items[-1].id}" if items else ""
@@ -52,14 +55,18 @@ def file_table(
             on_sort()
         elif state.act is not None:
             chosen = _chosen(state.act, items)
-            if chosen is not None and not refusals.get(chosen[0]):
+            if chosen is not None and not any(
+                refusal(chosen[0], row.owner) for row in items if row.id in set(chosen[1])
+            ):
                 on_act(*chosen)
 
     component("file_table")(
         key="files",
         data={
-            "rows": [_row(row, page.as_of, age_seconds, highlighted, deleting) for row in items] if page else [],
-            "refusals": {action.value: refusals.get(action, "") for action in FileAction},
+            "rows": [_row(row, page.as_of, age_seconds, highlighted, deleting, refusal) for row in items]
+            if page
+            else [],
+            "refusals": _refusals(items, refusal),
             "empty": None if items else {"title": empty[0], "hint": empty[1]},
             "next": page.next if page else None,
             "previous": page.previous if page else None,
@@ -72,6 +79,13 @@ def file_table(
         on_sort_change=dispatch,
         on_act_change=dispatch,
     )
+
+
+def _refusals(items: Sequence[FileRow], refusal: Refusal) -> dict[str, str]:
+    """Why the viewer may not do an action to any of the files; empty: it may, to at least one."""
+    owners = {row.owner for row in items}
+    reasons = {action: [refusal(action, owner) for owner in owners] for action in FileAction}
+    return {action.value: found[0] if found and all(found) else "" for action, found in reasons.items()}
 
 
 def _chosen(sent: object, items: Sequence[FileRow]) -> tuple[FileAction, list[int]] | None:
@@ -95,7 +109,12 @@ def took_seconds(row: FileRow) -> float | None:
 
 
 def _row(
-    row: FileRow, as_of: datetime, age_seconds: float, highlighted: int | None, deleting: Collection[int]
+    row: FileRow,
+    as_of: datetime,
+    age_seconds: float,
+    highlighted: int | None,
+    deleting: Collection[int],
+    refusal: Refusal,
 ) -> dict[str, Any]:
     age = max(0.0, (as_of - row.created_at).total_seconds()) + age_seconds
     steps = row.status is Status.PROCESSING and row.steps
@@ -108,6 +127,7 @@ def _row(
         "steps": row.steps if steps else None,
         "note": "will be deleted" if row.id in deleting else _note(row),
         "actions": [] if row.id in deleting else [one.value for one in FileAction if row.status in one.statuses],
+        "refusals": {one.value: reason for one in FileAction if (reason := refusal(one, row.owner))},
         "failed": row.status is Status.FAILED,
         "age": age,
         "took": took_seconds(row),

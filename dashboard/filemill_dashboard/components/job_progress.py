@@ -6,7 +6,7 @@ from filemill.domain.permissions import Permission
 from filemill_dashboard.components.assets import component
 from filemill_dashboard.state.deletions import UNDO_SECONDS, Deletions, DeletionsView
 from filemill_dashboard.state.jobs import Jobs, JobView
-from filemill_dashboard.state.principals import why_not
+from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.plurals import counted
 
 
@@ -27,6 +27,8 @@ def show_deletions(deletions: Deletions) -> None:
     def undo() -> None:
         if not why_not(Permission.DELETE_FILES):
             deletions.undo()
+        elif not why_not(Permission.DELETE_OWN_FILES):
+            deletions.undo(only=page_principal())
 
     component("job_progress")(key="deletions", data=_deletions_data(deletions.view()), on_stop_change=undo)
 

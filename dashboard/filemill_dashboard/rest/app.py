@@ -50,7 +50,7 @@ from filemill_dashboard.rest.scripts import add_scripts
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state.downloads import open_download
 from filemill_dashboard.state.health import ServerHealth, failing
-from filemill_dashboard.state.principals import request_principal
+from filemill_dashboard.state.principals import request_owner, request_principal
 from filemill_dashboard.state.services import Services
 
 IdempotencyKey = Annotated[
@@ -99,9 +99,9 @@ def build_api(
 
 
 def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> None:  # noqa: C901 - a list of endpoints
-    def find(file_id: int) -> FileRow:
+    def find(file_id: int, request: Request) -> FileRow:
         with services.connect() as connection:
-            row = get_file(connection, file_id)
+            row = get_file(connection, file_id, request_owner(request, services.settings))
         if row is None:
             raise ApiError(404, "not_found", f"there is no file {file_id}", "id")
         return row
@@ -115,6 +115,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
     )
     async def files(
         *,
+        request: Request,
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Maximum number of items.")] = LIMIT_DEFAULT,
@@ -129,7 +130,13 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         def work() -> dict[str, object]:
             with services.connect() as connection:
                 page = list_files(
-                    connection, status=status, search=search, limit=limit, cursor=cursor, oldest_first=sort == "oldest"
+                    connection,
+                    status=status,
+                    search=search,
+                    limit=limit,
+                    cursor=cursor,
+                    oldest_first=sort == "oldest",
+                    owner=request_owner(request, services.settings),
                 )
             return {"items": page.items, "next_cursor": page.next, "previous_cursor": page.previous}
 
@@ -162,10 +169,10 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         return json_response(row, 201, {**headers, REPLAYED: "true"} if replayed else headers)
 
     @app.get("/api/files/{id}", responses=responses(200, FileDetails, 404, 422, 503), summary="Get a file")
-    async def one(file_id: FileIdPath) -> Response:
+    async def one(file_id: FileIdPath, request: Request) -> Response:
         def details() -> FileDetails:
             with services.connect() as connection:
-                return file_details(connection, find(file_id))
+                return file_details(connection, find(file_id, request))
 
         return json_response(await threads.run(details))
 
@@ -175,8 +182,8 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         response_class=StreamingResponse,
         summary="Download the content of a completed file",
     )
-    async def download(file_id: FileIdPath) -> Response:
-        row = await threads.run(lambda: find(file_id))
+    async def download(file_id: FileIdPath, request: Request) -> Response:
+        row = await threads.run(lambda: find(file_id, request))
         if row.status is not Status.COMPLETED or row.s3_location is None:
             reason = f": {row.error}" if row.error else ""
             raise ApiError(409, "not_completed", f"file {file_id} is {row.status}, not completed{reason}")

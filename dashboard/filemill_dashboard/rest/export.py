@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Request
 from starlette.responses import StreamingResponse
 
 from filemill.adapters.postgres.file_rows import FileRow
@@ -14,6 +14,7 @@ from filemill.domain.files import Status
 from filemill.domain.spreadsheets import BYTE_ORDER_MARK, cell
 from filemill.queries.files import LIMIT_MAX, list_files
 from filemill_dashboard.rest.schema import responses
+from filemill_dashboard.state.principals import request_owner
 from filemill_dashboard.state.services import Services
 
 COLUMNS = FileRow.__struct_fields__
@@ -30,12 +31,13 @@ def add_export(app: FastAPI, services: Services) -> None:
     )
     def export(
         *,
+        request: Request,
         form: Annotated[Literal["csv", "ndjson"], Query(alias="format", description="Format of the export.")] = "csv",
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
         queue: Annotated[str, Query(description="Only files of this queue.")] = "",
     ) -> StreamingResponse:
-        pages = _pages(services, status, search, queue)
+        pages = _pages(services, status, search, queue, request_owner(request, services.settings))
         first = next(pages)  # before the response starts, so that an unreachable database is a 503
         lines = _csv(first, pages) if form == "csv" else _ndjson(first, pages)
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
@@ -47,11 +49,15 @@ def add_export(app: FastAPI, services: Services) -> None:
         return StreamingResponse(lines, headers=headers, media_type=kind)
 
 
-def _pages(services: Services, status: Status | None, search: str, queue: str) -> Iterator[list[FileRow]]:
+def _pages(
+    services: Services, status: Status | None, search: str, queue: str, owner: str | None
+) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
         with services.connect() as connection:
-            page = list_files(connection, status=status, search=search, queue=queue, limit=LIMIT_MAX, cursor=cursor)
+            page = list_files(
+                connection, status=status, search=search, queue=queue, limit=LIMIT_MAX, cursor=cursor, owner=owner
+            )
         yield page.items
         cursor = page.older
         if cursor is None:

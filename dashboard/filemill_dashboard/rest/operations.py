@@ -4,6 +4,7 @@ Each change is recorded in `operations` with the address of the client.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -14,13 +15,14 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.domain.file_actions import FileAction, RefusalCode
+from filemill.domain.permissions import Principal
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Conflict, Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.overview import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, WorkerView, count_workers, list_workers
-from filemill.services.operations import UnknownWorker
+from filemill.services.operations import Operations, UnknownWorker
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
 from filemill_dashboard.rest.path import FileIdPath
@@ -70,6 +72,8 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
                     raise Unavailable("too late: the client was answered already")
                 outcome = services.operations.apply(action, [file_id], request_principal(request))
                 for refused in outcome.refused:
+                    if refused.code is RefusalCode.NOT_OWN:
+                        raise ApiError(403, "forbidden", refused.reason, "id")
                     not_found = refused.code is RefusalCode.NOT_FOUND
                     status, code = (404, "not_found") if not_found else (409, "not_possible")
                     raise ApiError(status, code, f"file {file_id} was not {action.done}: {refused.reason}", "id")
@@ -99,6 +103,20 @@ def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads)
         return Response(status_code=204)
 
 
+def _apply_to_many(operations: Operations, action: FileAction, selector: RetrySelector, who: Principal) -> BulkResult:
+    limit = selector.limit
+    if selector.lost or selector.all:
+        operations.authorize_all(action, who)
+    if selector.lost:
+        gone = operations.gone_requests(limit=limit + 1)
+        return BulkResult(operations.resubmit(gone[:limit], who), [], more=len(gone) > limit)
+    if not selector.all:
+        return BulkResult.of(operations.apply(action, selector.ids, who), more=False)
+    upto = operations.newest_id()
+    ids = operations.matching_ids(action, selector.selection, after=0, upto=upto, limit=limit + 1)
+    return BulkResult.of(operations.apply(action, ids[:limit], who), more=len(ids) > limit)
+
+
 def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
     async def apply(action: FileAction, request: Request) -> Response:
         selector = await read_record(request, RetrySelector)
@@ -106,18 +124,8 @@ def _add_bulk_actions(app: FastAPI, services: Services, threads: RequestThreads)
             raise ApiError(422, "invalid", 'give either "ids", or "all": true with a status or a search', "ids")
         if selector.lost and action is not FileAction.RETRY:
             raise ApiError(422, "invalid", "lost: only allowed for retry", "lost")
-
-        def work() -> BulkResult:
-            operations, principal, limit = services.operations, request_principal(request), selector.limit
-            if selector.lost:
-                gone = operations.gone_requests(limit=limit + 1)
-                return BulkResult(operations.resubmit(gone[:limit], principal), [], more=len(gone) > limit)
-            if not selector.all:
-                return BulkResult.of(operations.apply(action, selector.ids, principal), more=False)
-            upto = operations.newest_id()
-            ids = operations.matching_ids(action, selector.selection, after=0, upto=upto, limit=limit + 1)
-            return BulkResult.of(operations.apply(action, ids[:limit], principal), more=len(ids) > limit)
-
+        principal = request_principal(request)
+        work = partial(_apply_to_many, services.operations, action, selector, principal)
         return json_response(await threads.run(work))
 
     bulk_responses = responses(200, BulkResult, 400, 403, 413, 422, 503)

@@ -38,6 +38,7 @@ def apply_to_all(
     operations = services.operations
 
     def next_ids(after: int) -> list[int]:
+        operations.authorize_all(action, principal)
         return operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH_FILES)
 
     work = _in_batches(next_ids, lambda ids: len(operations.apply(action, ids, principal).done))

@@ -66,10 +66,15 @@ class Deletions:
             deletion.timer.daemon = True
             deletion.timer.start()
 
-    def undo(self) -> int:
-        """Drop the deletions that wait, and hide the last outcome; returns how many files stay."""
+    def undo(self, only: Principal | None = None) -> int:
+        """Drop the deletions that wait, and hide the last outcome; returns how many files stay.
+
+        `only`: whose deletions are dropped; None: all.
+        """
         with self._lock:
-            dropped, self._waiting, self._outcome = self._waiting, [], None
+            dropped = [one for one in self._waiting if only is None or one.principal.name == only.name]
+            self._waiting = [one for one in self._waiting if one not in dropped]
+            self._outcome = None
         for deletion in dropped:
             if deletion.timer is not None:
                 deletion.timer.cancel()

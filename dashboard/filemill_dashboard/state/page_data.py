@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -64,6 +65,7 @@ from filemill_dashboard.state.downloads import CheckpointState, ObjectPreview, r
 from filemill_dashboard.state.health import LABELS, HealthCode, ServerHealth, ServerName, check
 from filemill_dashboard.state.jobs import Jobs
 from filemill_dashboard.state.lab_cache import LabCache
+from filemill_dashboard.state.principals import page_owner
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
 from filemill_dashboard.views.visibility import LocalProcess, ShownState, ViewTracker, Visibility
@@ -92,6 +94,10 @@ PERIODS = (300, 900, 3600, 21_600, 86_400)
 BACKGROUND_SECONDS = 1.0
 
 
+# The row of a file, with or without its parameters; a missing one is None.
+V = TypeVar("V", FileRow | None, FileDetails | None)
+
+
 @dataclass(frozen=True)
 class FileQuery:
     """A page of the list of files: filter, search, order and position."""
@@ -102,6 +108,7 @@ class FileQuery:
     oldest_first: bool = False
     limit: int = LIMIT_DEFAULT
     queue: str = ""
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,20 +277,20 @@ class PageData:
         return reading
 
     def files(self, query: FileQuery) -> CachedValue[FilePage]:
-        """A page of the list of files. Raises InvalidCursor."""
-        return self._files.get(query)
+        """A page of the list of files that the viewer may see. Raises InvalidCursor."""
+        return self._files.get(replace(query, owner=page_owner()))
 
-    def matching_counts(self, search: str, queue: str) -> CachedValue[StatusCounts]:
-        """The number of files per status that match a search in a queue ("": any)."""
-        return self._matching_counts.get(FileSelection(None, search, queue))
+    def matching_counts(self, search: str, queue: str = "") -> CachedValue[StatusCounts]:
+        """The number of files per status that match a search in a queue ("": any), of those that the viewer may see."""
+        return self._matching_counts.get(FileSelection(None, search, queue, owner=page_owner()))
 
     def file(self, file_id: int) -> CachedValue[FileRow | None]:
-        """The row of a file; the value is None if there is none."""
-        return self._file.get(file_id)
+        """The row of a file; the value is None if there is none that the viewer may see."""
+        return _visible(self._file.get(file_id))
 
     def job(self, file_id: int) -> CachedValue[FileDetails | None]:
-        """A file with the parameters and inputs of its request; the value is None if there is none."""
-        return self._job.get(file_id)
+        """A file with the parameters and inputs of its request; the value is None if the viewer may see none."""
+        return _visible(self._job.get(file_id))
 
     def attempts(self, file_id: int) -> CachedValue[list[HandlerAttempt]]:
         """The attempts of a file's handler that have ended, newest first."""
@@ -311,16 +318,22 @@ class PageData:
         return self._queues.get("")
 
     def file_timeline(self, file_id: int) -> CachedValue[FileTimeline]:
-        """Everything that is stored about a file."""
-        return self._file_timeline.get(file_id)
+        """Everything that is stored about a file. One that the viewer may not see looks as if it did not exist."""
+        reading, owner = self._file_timeline.get(file_id), page_owner()
+        if reading.value is None or owner is None or reading.value.owner == owner:
+            return reading
+        return replace(reading, value=FileTimeline(as_of=reading.value.as_of, file=None))
 
     def workers(self, query: WorkerQuery) -> CachedValue[WorkerPage]:
         """A page of the file processors, and their number by condition."""
         return self._workers.get(query)
 
     def worker_files(self, worker_id: str) -> CachedValue[list[FileInProgress]]:
-        """The files that a worker has in progress."""
-        return self._worker_files.get(worker_id)
+        """The files that a worker has in progress, of those that the viewer may see."""
+        reading, owner = self._worker_files.get(worker_id), page_owner()
+        if reading.value is None or owner is None:
+            return reading
+        return replace(reading, value=[file for file in reading.value if file.owner == owner])
 
     def worker_events(self, worker_id: str) -> CachedValue[list[WorkerEvent]]:
         """The latest events of a worker, without heartbeats."""
@@ -525,6 +538,7 @@ class PageData:
                 limit=query.limit,
                 excerpts=True,
                 oldest_first=query.oldest_first,
+                owner=query.owner,
             )
 
     def _ownership_query(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:
@@ -550,6 +564,12 @@ class PageData:
                 interval_seconds=settings.monitor_interval_seconds,
                 points=HISTORY_POINTS,
             )
+
+
+def _visible(reading: CachedValue[V]) -> CachedValue[V]:
+    """The row of a file, or no value if the viewer may not see it."""
+    value, owner = reading.value, page_owner()
+    return reading if value is None or owner in (None, value.owner) else replace(reading, value=None)
 
 
 def _is_unreachable(reading: CachedValue[ServerHealth]) -> bool:

@@ -5,6 +5,8 @@ import time
 import streamlit as st
 from starlette.requests import Request
 
+from filemill.config.settings import Settings
+from filemill.domain.file_actions import FileAction, action_refusal, only_owner
 from filemill.domain.permissions import NOBODY, Permission, Principal, local_admin, refusal
 from filemill.errors import Unavailable
 from filemill_dashboard.state import services
@@ -33,6 +35,16 @@ def page_principal() -> Principal:
         return NOBODY  # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked
 
 
+def page_owner() -> str | None:
+    """The only owner whose files the viewer may see; None: the viewer may see all."""
+    return only_owner(page_principal(), own_files_only=services.current().settings.own_files_only)
+
+
+def request_owner(request: Request, settings: Settings) -> str | None:
+    """The only owner whose files the principal of a REST request may read; None: it may read all."""
+    return only_owner(request_principal(request), own_files_only=settings.own_files_only)
+
+
 def page_session() -> str | None:
     """The key of the viewer's stored session, in hexadecimal; None in the modes without such sessions."""
     header = st.user.get(USER_KEY)
@@ -42,6 +54,12 @@ def page_session() -> str | None:
 def why_not(permission: Permission) -> str:
     """Why the viewer may not use a control, for its tooltip; empty if the viewer may."""
     forbidden = refusal(page_principal(), permission)
+    return "" if forbidden is None else str(forbidden)
+
+
+def why_not_act(action: FileAction, owner: str | None) -> str:
+    """Why the viewer may not do the action to a file of this owner; empty if the viewer may."""
+    forbidden = action_refusal(page_principal(), action, owner)
     return "" if forbidden is None else str(forbidden)
 
 

@@ -60,9 +60,9 @@ _DELETE = sa.text("""
         RETURNING *
     ), tombstoned AS (
         INSERT INTO tombstones (file_id, run, status, s3_location, created_at, started_at, finished_at, worker_id,
-                                kafka_partition, title, handler, queue)
+                                kafka_partition, title, handler, queue, owner)
         SELECT id, run, status, s3_location, created_at, started_at, finished_at, worker_id, kafka_partition, title,
-               handler, queue
+               handler, queue, owner
         FROM deleted
     )
     SELECT id, s3_location FROM deleted ORDER BY id
@@ -123,6 +123,12 @@ def statuses_and_runs(connection: sa.Connection, ids: Sequence[int]) -> dict[int
         return {}
     found = sa.select(File.id, File.status, File.run).where(File.id == sa.func.any(sa.bindparam("ids", list(ids))))
     return {row.id: (Status(row.status), row.run) for row in connection.execute(found)}
+
+
+def owners_of(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str | None]:
+    """The owners of those of the files that exist; None: nobody. An owner never changes."""
+    found = sa.select(File.id, File.owner).where(File.id == sa.func.any(sa.bindparam("ids", list(ids))))
+    return {row.id: row.owner for row in connection.execute(found)}
 
 
 def _own_keys(connection: sa.Connection, keys: Mapping[int, str | None]) -> dict[int, str | None]:

@@ -15,7 +15,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     """A file. The seven columns of the reference design come first; times are UTC, `size` is in bytes.
 
     `content_type` None: the text of the reference design. `fraction` (0 to 1) and `message` are the progress that the
-    handler reported last.
+    handler reported last. `owner`: who submitted it.
     """
 
     id: int
@@ -42,6 +42,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str | None = None
     fraction: float | None = None
     message: str | None = None
+    owner: str | None = None
 
 
 COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
@@ -69,6 +70,7 @@ COLUMNS: tuple[sa.SQLColumnExpression[Any], ...] = (
     File.content_type,
     File.fraction,
     File.message,
+    File.owner,
 )
 
 

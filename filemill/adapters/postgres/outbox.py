@@ -23,10 +23,11 @@ WAITING_SECONDS = 0.005
 # One statement for thousands of requests: inserts the rows of the files and of the outbox.
 _ACCEPT_MANY = """
     WITH accepted AS (
-        INSERT INTO files (title, description, created_at, title_search{job_columns})
-        SELECT title, description, date_trunc('milliseconds', now()), title_search{job_columns}
-        FROM unnest(CAST(:titles AS text[]), CAST(:descriptions AS text[]), CAST(:title_searches AS text[]){job_arrays})
-             WITH ORDINALITY AS request (title, description, title_search{job_columns}, place)
+        INSERT INTO files (title, description, created_at, title_search, owner{job_columns})
+        SELECT title, description, date_trunc('milliseconds', now()), title_search, owner{job_columns}
+        FROM unnest(CAST(:titles AS text[]), CAST(:descriptions AS text[]), CAST(:title_searches AS text[]),
+                    CAST(:owners AS text[]){job_arrays})
+             WITH ORDINALITY AS request (title, description, title_search, owner{job_columns}, place)
         ORDER BY place
         RETURNING {columns}
     ), numbered AS (
@@ -40,8 +41,8 @@ _ACCEPT_MANY = """
 # The same for one request, in half the time.
 _ACCEPT_ONE = """
     WITH accepted AS (
-        INSERT INTO files (title, description, created_at, title_search)
-        VALUES (:title, :description, date_trunc('milliseconds', now()), :title_search)
+        INSERT INTO files (title, description, created_at, title_search, owner)
+        VALUES (:title, :description, date_trunc('milliseconds', now()), :title_search, :owner)
         RETURNING {columns}
     ), queued AS (
         INSERT INTO outbox (file_id, run, traceparent) SELECT id, run, :traceparent FROM accepted
@@ -119,41 +120,48 @@ _DISCARD_SEQUENCES = sa.text("""
 """)
 
 
-def insert_request(connection: sa.Connection, file: NewFile, *, traceparent: str | None = None) -> FileRow:
+def insert_request(
+    connection: sa.Connection, file: NewFile, *, traceparent: str | None = None, owner: str | None = None
+) -> FileRow:
     """Insert one request in the caller's transaction; returns its row. It is accepted when the caller commits.
 
-    `traceparent` is a W3C trace context; None for a new one. The queue of the request was chosen before.
+    `traceparent` is a W3C trace context; None for a new one. The queue of the request was chosen before. `owner` is the
+    name of who submits it.
     """
-    return insert_requests(connection, [file], [traceparent])[0]
+    return insert_requests(connection, [file], [traceparent], [owner])[0]
 
 
-def insert_many(connection: sa.Connection, files: Sequence[NewFile]) -> list[int]:
-    """Insert requests in the caller's transaction; returns their ids, in the given order."""
+def insert_many(connection: sa.Connection, files: Sequence[NewFile], owner: str | None = None) -> list[int]:
+    """Insert requests of one owner in the caller's transaction; returns their ids, in the given order."""
     if not files:
         return []
     statement = _MANY_IDS if _text_only(files) else _MANY_JOB_IDS
-    return list(connection.execute(statement, _parameters(files, [None] * len(files))).scalars())
+    return list(connection.execute(statement, _parameters(files, [None] * len(files), [owner] * len(files))).scalars())
 
 
 def insert_requests(
-    connection: sa.Connection, files: Sequence[NewFile], traceparents: Sequence[str | None]
+    connection: sa.Connection,
+    files: Sequence[NewFile],
+    traceparents: Sequence[str | None],
+    owners: Sequence[str | None],
 ) -> list[FileRow]:
     """Insert requests in the caller's transaction; returns their rows, in the given order."""
     if not files:
         return []
     text_only = _text_only(files)
     if text_only and len(files) == 1:
-        return [_insert_text(connection, files[0], traceparents[0])]
+        return [_insert_text(connection, files[0], traceparents[0], owners[0])]
     statement = _MANY if text_only else _MANY_JOBS
-    return [file_row(row) for row in connection.execute(statement, _parameters(files, traceparents))]
+    return [file_row(row) for row in connection.execute(statement, _parameters(files, traceparents, owners))]
 
 
-def _insert_text(connection: sa.Connection, file: NewFile, traceparent: str | None) -> FileRow:
+def _insert_text(connection: sa.Connection, file: NewFile, traceparent: str | None, owner: str | None) -> FileRow:
     parameters = {
         "title": file.title,
         "title_search": _search_text(file.title),
         "description": file.description,
         "traceparent": traceparent or new_traceparent(),
+        "owner": owner,
     }
     return file_row(connection.execute(_ONE, parameters).one())
 
@@ -162,12 +170,15 @@ def _text_only(files: Sequence[NewFile]) -> bool:
     return all(file.only_text for file in files)
 
 
-def _parameters(files: Sequence[NewFile], traceparents: Sequence[str | None]) -> dict[str, object]:
+def _parameters(
+    files: Sequence[NewFile], traceparents: Sequence[str | None], owners: Sequence[str | None]
+) -> dict[str, object]:
     columns: dict[str, object] = {
         "titles": [file.title for file in files],
         "title_searches": [_search_text(file.title) for file in files],
         "descriptions": [file.description for file in files],
         "traceparents": [given or new_traceparent() for given in traceparents],
+        "owners": list(owners),
     }
     if not _text_only(files):
         columns |= {

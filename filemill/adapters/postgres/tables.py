@@ -51,6 +51,8 @@ class File(Base):
         ),
         # Nearly all files of a list are of the queue `default`.
         Index("files_by_queue", "queue", "id", postgresql_where=text("queue <> 'default'")),
+        # Only files of accounts: other principals have a colon in their names.
+        Index("files_by_owner", "owner", "id", postgresql_where=text("strpos(owner, ':') = 0")),
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # Files completed by a foreign service, until their hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
@@ -95,6 +97,8 @@ class File(Base):
     # What the handler reports of the attempt in progress: the part that is done, from 0 to 1, and a text.
     fraction: Mapped[float | None] = mapped_column(REAL)
     message: Mapped[str | None]
+    # The name of the principal that submitted it; null: by an earlier version.
+    owner: Mapped[str | None]
 
 
 class StatusCount(Base):
@@ -393,6 +397,7 @@ class Tombstone(Base):
     title: Mapped[str | None]
     handler: Mapped[str] = mapped_column(server_default="text")
     queue: Mapped[str] = mapped_column(server_default="default")
+    owner: Mapped[str | None]
 
 
 class Operation(Base):
