@@ -30,6 +30,7 @@ WRITES = {
 # What changes something and is no person's or program's request.
 WITHOUT_PRINCIPAL = {
     "access.authorize": "it asks itself",
+    "access.record_attempt": "part of a use case",
     "accounts.Sessions.sign_in": "nobody is signed in before",
     "accounts.Sessions.sign_out": "everyone may end their own session",
     "accounts.Sessions.find": "it determines the principal",
