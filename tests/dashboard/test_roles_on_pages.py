@@ -84,4 +84,8 @@ def test_a_click_after_a_demotion_is_refused(
     assert view is not None
     assert view.error == "Cancelling files of others requires the role operator; vera has the role viewer"
     assert files(engine) == [("A file", "pending")]
-    assert refused(engine) == [("vera", "files.create"), ("vera", "files.cancel"), ("vera", "files.cancel")]
+    assert refused(engine) == [
+        ("vera", "files.create"),
+        ("vera", "files.cancel-own"),
+        ("vera", "files.cancel"),
+    ]
