@@ -31,6 +31,7 @@ from pydantic_settings.exceptions import SettingsError
 from filemill.config.oidc import PROVIDER_ID, OidcProvider, is_secure_url
 from filemill.config.secret_files import UnreadableSecret, read_secret
 from filemill.config.validators import VALIDATORS
+from filemill.domain.kafka_access import KafkaRole, PipelineNames
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
 from filemill.domain.permissions import Role
 from filemill.domain.queues import BULK_QUEUE, DEFAULT_QUEUE, JOBS_QUEUE, QUEUE_NAME, URGENT_QUEUE, Queue
@@ -43,6 +44,7 @@ HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,99}|")
 AuthMode = Literal["local", "token", "accounts", "oidc", "proxy"]
 GroupProtocol = Literal["classic-eager", "classic-cooperative", "consumer", "share"]
 Ordering = Literal["unordered", "partition"]
+KafkaSecurity = Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]
 
 _SERVER_SETTINGS = ("database_host", "database_port", "database_user", "database_password")
 _STACK_ROLE_PREFIXES = ("database_owner_", "database_reader_")
@@ -50,6 +52,7 @@ _STACK_ROLE_PREFIXES = ("database_owner_", "database_reader_")
 
 # Secrets that can be read from a file, as is usual in containers: the setting `<name>_file` is its path.
 SECRETS_IN_FILES = (
+    "kafka_password",
     "database_password",
     "database_owner_password",
     "database_superuser_password",
@@ -126,6 +129,19 @@ class _SecretFiles(PydanticBaseSettingsSource):
         }
 
 
+def read_secret(path: Path) -> str:
+    """Read a secret's file; white space at both ends is removed. Raises UnreadableSecret."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SECRET_MAX_BYTES + 1)
+        text = content.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableSecret(f"the secret's file {path} cannot be read: {error}") from None
+    if not text or len(content) > SECRET_MAX_BYTES:
+        raise UnreadableSecret(f"the secret's file {path} must contain 1 to {SECRET_MAX_BYTES} bytes")
+    return text
+
+
 class _RunningStack(PydanticBaseSettingsSource):
     """The servers of the embedded stack that runs under the home folder, if there is one."""
 
@@ -184,6 +200,23 @@ class Settings(BaseSettings):
         {},
         description='librdkafka properties for every client, as JSON: {"security.protocol": "SASL_SSL", …}',
         repr=False,  # sasl.password and its like
+    )
+    kafka_security: KafkaSecurity = _setting(
+        "plaintext", description="Encryption and sign-in at Kafka: plaintext, ssl, sasl_plaintext or sasl_ssl"
+    )
+    kafka_ca_bundle: Path | None = _setting(
+        None, description="CA certificates (PEM) for Kafka with ssl and sasl_ssl; default: the system's"
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = _setting(
+        "SCRAM-SHA-512", description="With sasl_plaintext and sasl_ssl: how kafka_user proves its password"
+    )
+    kafka_user: str = _setting("", description="User at Kafka, with sasl_plaintext and sasl_ssl")
+    kafka_password: SecretStr = _setting(SecretStr(""), description="Its password")
+    kafka_password_file: Path | None = _setting(None, description="File with kafka_password")
+    kafka_role_passwords: Path | None = _setting(
+        None,
+        description="Folder with the passwords of the Kafka users of the roles: prepare creates these users, and gives "
+        "each the rights that its role needs. kafka_user must be allowed to alter the cluster",
     )
     kafka_group: str = _setting("file-service-group", description="Consumer group of the file processors")
     group_protocol: GroupProtocol = _setting(
@@ -409,7 +442,7 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return value
 
-    @field_validator("database_ca_bundle", "s3_ca_bundle", mode="after")
+    @field_validator("database_ca_bundle", "s3_ca_bundle", "kafka_ca_bundle", mode="after")
     @classmethod
     def _bundle(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -531,6 +564,20 @@ class Settings(BaseSettings):
             group = self.kafka_group if is_default else f"{self.kafka_group}-{_GROUP_SUFFIXES.get(name, name)}"
             found[name] = Queue(name, config.topic or topic, config.group or group, config.weight, config.reserved)
         return found
+
+    @property
+    def pipeline_names(self) -> PipelineNames:
+        """The names of all topics and groups."""
+        queues = self.all_queues.values()
+        return PipelineNames(
+            requests=tuple(queue.topic for queue in queues),
+            groups=tuple(queue.group for queue in queues),
+            results=self.topic_created,
+            progress=self.topic_progress,
+            dead_letters=self.topic_dead_letters,
+            events=self.topic_worker_events,
+            commands=self.topic_worker_commands,
+        )
 
     @property
     def served_queues(self) -> dict[str, Queue]:
@@ -658,3 +705,14 @@ def _requirement(problem: ErrorDetails) -> str:
     if known is not None:
         return known.format(**problem.get("ctx", {})).replace("'", "")
     return problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
+
+
+def role_passwords(settings: Settings) -> dict[KafkaRole, str]:
+    """The passwords in the folder `kafka_role_passwords`, a file for each role. Raises InvalidSettings."""
+    folder = settings.kafka_role_passwords
+    if folder is None:
+        return {}
+    try:
+        return {role: read_secret(folder / role.value) for role in KafkaRole}
+    except UnreadableSecret as error:
+        raise InvalidSettings(f"kafka_role_passwords: {error}", "unreadable_secret") from None

@@ -54,6 +54,28 @@ def check_kafka_properties(settings: "Settings") -> None:
             )
 
 
+def check_kafka_security(settings: "Settings") -> None:
+    """A user without SASL, or SASL without a user, would connect without the intended rights."""
+    signs_in = settings.kafka_security.startswith("sasl_")
+    if signs_in and not (settings.kafka_user and settings.kafka_password.get_secret_value()):
+        raise PydanticCustomError(
+            "kafka_user_missing",
+            f"kafka_security={settings.kafka_security} needs kafka_user, and kafka_password or kafka_password_file",
+        )
+    if not signs_in and settings.kafka_user:
+        raise PydanticCustomError(
+            "kafka_user_unused", "kafka_user needs kafka_security=sasl_ssl (or sasl_plaintext, without encryption)"
+        )
+    if settings.kafka_ca_bundle is not None and not settings.kafka_security.endswith("ssl"):
+        raise PydanticCustomError("kafka_ca_bundle_unused", "kafka_ca_bundle needs kafka_security=ssl or sasl_ssl")
+    if settings.kafka_role_passwords is not None and settings.group_protocol == "share":
+        raise PydanticCustomError(
+            "kafka_roles_in_share_group",
+            "kafka_role_passwords does not work with group_protocol=share: "
+            "its workers change the configuration of their group",
+        )
+
+
 def check_drain_seconds(settings: "Settings") -> None:
     """A member does not poll while it drains."""
     if settings.drain_seconds * 1000 >= settings.max_poll_interval_ms:
@@ -151,6 +173,7 @@ def check_queues(settings: "Settings") -> None:
 VALIDATORS: tuple[Callable[["Settings"], None], ...] = (
     check_heartbeat_interval,
     check_kafka_properties,
+    check_kafka_security,
     check_drain_seconds,
     check_static_membership,
     check_share_group,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 import uvloop
 
+from filemill.adapters.kafka.access import KafkaAccess
 from filemill.adapters.kafka.admin import KafkaAdmin
 from filemill.adapters.kafka.client import KafkaPublisher
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
@@ -153,6 +154,7 @@ def tokens(engine: sa.Engine) -> Tokens:
     return Tokens(engine)
 
 
+<<<<<<< HEAD
 def federation(settings: Settings, engine: sa.Engine, sessions: Sessions) -> Federation:
     """Sign-in at the providers of `oidc_providers`."""
     from filemill.adapters.oidc.provider import OidcClient  # noqa: PLC0415 - other modes do not need Authlib
@@ -170,6 +172,11 @@ def sessions(settings: Settings, engine: sa.Engine) -> Sessions:
     """The sessions of the people who may sign in with these settings."""
     issuers = [provider.issuer for provider in settings.oidc_providers.values()]
     return Sessions(engine, issuers=issuers if settings.auth == "oidc" else [None])
+=======
+def kafka_access(settings: Settings) -> KafkaAccess:
+    """Users of Kafka and their rights."""
+    return KafkaAccess(settings)
+>>>>>>> 9e4fa51 (Give each role its own Kafka user with the rights that it needs; name refused logins)
 
 
 def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
@@ -177,7 +184,14 @@ def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
     engine = create_engine(settings, "setup")
     try:
         kafka = functools.cache(lambda: KafkaAdmin(settings))
-        setup.prepare(settings, engine, kafka, bucket(settings), timeout_seconds=timeout_seconds)
+        setup.prepare(
+            settings,
+            engine,
+            kafka,
+            bucket(settings),
+            kafka_access=functools.cache(lambda: kafka_access(settings)) if settings.kafka_role_passwords else None,
+            timeout_seconds=timeout_seconds,
+        )
     finally:
         engine.dispose()
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 import sqlalchemy as sa
 import structlog
 
+from filemill.adapters.kafka.access import KafkaAccess
 from filemill.adapters.kafka.admin import KafkaAdmin, all_topics
 from filemill.adapters.postgres.migrate import migrate_schema
 from filemill.adapters.postgres.roles import create_roles
 from filemill.adapters.postgres.topics import register_topics
 from filemill.adapters.s3.bucket import Bucket
-from filemill.config.settings import Settings
+from filemill.config.settings import Settings, role_passwords
+from filemill.domain.kafka_access import grants
 from filemill.errors import Unavailable
 
 log = structlog.get_logger("setup")
@@ -25,10 +27,16 @@ def prepare(
     kafka: Callable[[], KafkaAdmin],
     bucket: Bucket,
     *,
+    kafka_access: Callable[[], KafkaAccess] | None = None,
     timeout_seconds: float = 0,
 ) -> None:
-    """Migrate the schema, create topics and bucket. Retries for `timeout_seconds`, then raises Unavailable."""
+    """Migrate the schema, create topics and bucket. Retries for `timeout_seconds`, then raises Unavailable.
+
+    With `kafka_access`, also create the Kafka users of the roles. Raises InvalidSettings if a password is missing.
+    """
     deadline = time.monotonic() + timeout_seconds
+    if kafka_access is not None:
+        _retry(lambda: _create_kafka_users(settings, kafka_access()), deadline)
     _retry(lambda: kafka().create_topics(), deadline)
     _set_broker_timestamps(kafka())
     _retry(bucket.create, deadline)
@@ -36,6 +44,12 @@ def prepare(
         _retry(lambda: create_roles(settings), deadline)
     _retry(lambda: migrate_schema(settings), deadline)
     _retry(lambda: _register_topics(settings, engine, kafka()), deadline)
+
+
+def _create_kafka_users(settings: Settings, access: KafkaAccess) -> None:
+    """Create the users of the roles, with their rights. They have rights on topics that do not exist yet, too."""
+    access.set_passwords(role_passwords(settings))
+    access.replace_grants(grants(settings.pipeline_names))
 
 
 def _set_broker_timestamps(admin: KafkaAdmin) -> None:

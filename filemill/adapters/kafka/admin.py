@@ -285,7 +285,7 @@ class KafkaAdmin:
         if client is None:
             client = self._client = self._new_client()
         try:
-            with kafka_errors(self._settings):
+            with kafka_errors(self._settings, client):
                 yield client
         except Unavailable:
             self._client = None

@@ -4,11 +4,13 @@ import contextlib
 import logging
 import operator
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from filemill.adapters.errors import ErrorCategory
 from filemill.adapters.kafka.errors import TOO_LARGE, KafkaErrorCode, classify
@@ -30,6 +32,12 @@ MESSAGE_MAX_BYTES = 2 * 1024 * 1024
 _SHOWN_NAME_BYTES = 100
 
 log = structlog.get_logger("kafka")
+
+# A refused connection is an unreachable broker to the call that waits for it; the cause is reported elsewhere. The last
+# refusal of each login, and when it came. It explains failures for this long.
+REFUSAL_SECONDS = 30.0
+_REFUSALS = {KafkaErrorCode.AUTHENTICATION, KafkaErrorCode.TLS}
+_refused: dict[tuple[str, ...], tuple[float, KafkaError]] = {}
 
 Client = TypeVar("Client")
 
@@ -63,9 +71,26 @@ def client_config(settings: Settings, role: str, **properties: Any) -> dict[str,
         "allow.auto.create.topics": False,
         "error_cb": _log_new_errors(settings, role),
         "logger": _client_logger,
+        **_security(settings),
         **properties,
         **settings.kafka_properties,
     }
+
+
+def _security(settings: Settings) -> dict[str, Any]:
+    """How a client encrypts its connection and signs in. Nothing by default, so that `kafka_properties` can say it."""
+    if settings.kafka_security == "plaintext":
+        return {}
+    found = {"security.protocol": settings.kafka_security.upper()}
+    if settings.kafka_ca_bundle is not None:
+        found["ssl.ca.location"] = str(settings.kafka_ca_bundle)
+    if settings.kafka_user:
+        found |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_user,
+            "sasl.password": settings.kafka_password.get_secret_value(),
+        }
+    return found
 
 
 def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
@@ -78,14 +103,21 @@ def new_client(client: Callable[[dict[str, Any]], Client], config: dict[str, Any
         raise InvalidSettings(f"kafka_properties: {error}") from None
 
 
+def _login(settings: Settings) -> tuple[str, ...]:
+    """What a broker refuses: a user with a kind of connection."""
+    return (settings.kafka_broker, settings.kafka_security, settings.kafka_user)
+
+
 def _log_new_errors(settings: Settings, role: str) -> Callable[[KafkaError], None]:
     """Log each kind of error once, not at every reconnection of the client."""
     logged: set[int] = set()
 
     def on_error(error: KafkaError) -> None:
+        rule = classify(error)
+        if rule.code in _REFUSALS:
+            _refused[_login(settings)] = (time.monotonic(), error)
         if error.code() not in logged:
             logged.add(error.code())
-            rule = classify(error)
             more = {"advice": rule.advice} if rule.advice else {}
             log.warning(
                 "Kafka error", role=role, broker=settings.kafka_broker, code=rule.code, error=error.str(), **more
@@ -100,6 +132,10 @@ def to_exception(settings: Settings, error: KafkaException | KafkaError) -> Unav
     if not isinstance(cause, KafkaError):
         return Unavailable(f"Kafka at {settings.kafka_broker} failed: {cause}", code=KafkaErrorCode.UNKNOWN)
     rule = classify(cause)
+    if rule.code is KafkaErrorCode.UNREACHABLE:
+        at, refusal = _refused.get(_login(settings), (float("-inf"), cause))
+        if time.monotonic() - at < REFUSAL_SECONDS:
+            rule, cause = classify(refusal), refusal
     if rule.category is ErrorCategory.BUG:
         return error if isinstance(error, KafkaException) else KafkaException(error)
     problem = f"Kafka at {settings.kafka_broker} {rule.problem}: {cause.name()}: {cause.str()}"
@@ -113,11 +149,16 @@ def _delivery_error(error: KafkaError) -> str:
 
 
 @contextlib.contextmanager
-def kafka_errors(settings: Settings) -> Iterator[None]:
-    """Translate the client's exceptions, by the rules of their errors."""
+def kafka_errors(settings: Settings, admin: AdminClient | None = None) -> Iterator[None]:
+    """Translate the client's exceptions, by the rules of their errors.
+
+    `admin`: the client that is used. Only with a poll it reports why the broker refused its connection.
+    """
     try:
         yield
     except KafkaException as error:
+        if admin is not None:
+            admin.poll(0)
         raise to_exception(settings, error) from None
 
 

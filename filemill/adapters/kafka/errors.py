@@ -93,9 +93,9 @@ def _rules(
         yield KafkaErrorRule(getattr(KafkaError, name), name, code, category, problem, advice, client_recovers)
 
 
-_ACL = "Grant it to this user (kafka-acls), or check the credentials in FILEMILL_KAFKA_PROPERTIES"
-_CREDENTIALS = "Check security.protocol and the sasl.* properties in FILEMILL_KAFKA_PROPERTIES"
-_TLS = "Check security.protocol and the ssl.* properties in FILEMILL_KAFKA_PROPERTIES"
+_ACL = "Grant it to this user (kafka-acls), or check FILEMILL_KAFKA_USER"
+_CREDENTIALS = "Check FILEMILL_KAFKA_SECURITY, _USER and _PASSWORD (or sasl.* in FILEMILL_KAFKA_PROPERTIES)"
+_TLS = "Check FILEMILL_KAFKA_SECURITY and FILEMILL_KAFKA_CA_BUNDLE (or ssl.* in FILEMILL_KAFKA_PROPERTIES)"
 _TOPICS = "Run `filemill topics create`, or check the FILEMILL_TOPIC_* settings"
 _BROKERS = "Start the missing brokers"
 _LOG = "See the brokers' logs"

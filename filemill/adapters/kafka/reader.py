@@ -27,6 +27,7 @@ from filemill.adapters.kafka.client import (
 from filemill.adapters.kafka.errors import RECOVERED_BY_CLIENT, KafkaErrorCode, classify
 from filemill.config.settings import Settings
 from filemill.domain.consumer_groups import LogOffsets
+from filemill.domain.kafka_access import reader_group
 from filemill.domain.records import Record
 from filemill.errors import MemberExpelled, Unavailable
 
@@ -142,7 +143,7 @@ def timestamp_of(message: Message) -> int | None:
 def reader_config(settings: Settings, role: str, **properties: str | int) -> dict[str, Any]:
     """The properties of a consumer that reads partitions outside of a group; `properties` override them."""
     alone = {
-        "group.id": f"filemill-{role}",  # librdkafka requires one; nothing is committed under it
+        "group.id": reader_group(role),
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",

@@ -2,8 +2,9 @@
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -23,7 +24,7 @@ class Kafka(Server):
 
     name = "kafka"
     stop_signal = signal.SIGTERM
-    required_ports = (Port("broker", default=29092), Port("controller"))
+    required_ports: ClassVar[Sequence[Port]] = (Port("broker", default=29092), Port("controller"))
 
     def __init__(
         self,
