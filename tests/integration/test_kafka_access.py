@@ -9,9 +9,8 @@ import httpx
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.admin._scram import ScramMechanism, UserScramCredentialDeletion
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
@@ -123,7 +122,6 @@ def test_every_operation_that_a_role_does_not_need_is_refused(settings: Settings
         ]
         for other in (f"{names.requests[0]}-other", names.requests[0].removesuffix("create")):
             assert not client.can_create(other), (role, other)
-        assert not client.can_read_access_lists(), role
         assert not client.can_delete_user(KafkaRole.DASHBOARD.user), role
     assert different == []
 
@@ -199,12 +197,13 @@ class _Client:
 
     def can_read(self, topic: str) -> bool:
         # A client for each topic: one that was refused, or may not use its group, reads nothing assigned later.
-        consumer = Consumer({**self._properties, "group.id": "unused"})
+        consumer = Consumer({**self._properties, "group.id": "unused", "enable.auto.commit": False})
         try:
             consumer.assign([TopicPartition(topic, 0, 0)])
             while True:
                 message = consumer.poll(SECONDS)
-                assert message is not None, topic
+                if message is None:  # a refusal is not always reported; the topic has a record
+                    return False
                 error = message.error()
                 if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
                     return _allowed(error)
@@ -238,18 +237,6 @@ class _Client:
         entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         return self._can(lambda: self._admin.incremental_alter_configs([resource]))
-
-    def can_read_access_lists(self) -> bool:
-        everything = AclBindingFilter(
-            ResourceType.ANY,
-            None,  # type: ignore[arg-type]
-            ResourcePatternType.ANY,
-            None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
-        return self._can(lambda: {"all": self._admin.describe_acls(everything)})
 
     def can_delete_user(self, user: str) -> bool:
         deletion = UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512)
