@@ -129,19 +129,6 @@ class _SecretFiles(PydanticBaseSettingsSource):
         }
 
 
-def read_secret(path: Path) -> str:
-    """Read a secret's file; white space at both ends is removed. Raises UnreadableSecret."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(SECRET_MAX_BYTES + 1)
-        text = content.decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableSecret(f"the secret's file {path} cannot be read: {error}") from None
-    if not text or len(content) > SECRET_MAX_BYTES:
-        raise UnreadableSecret(f"the secret's file {path} must contain 1 to {SECRET_MAX_BYTES} bytes")
-    return text
-
-
 class _RunningStack(PydanticBaseSettingsSource):
     """The servers of the embedded stack that runs under the home folder, if there is one."""
 

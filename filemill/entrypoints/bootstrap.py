@@ -154,7 +154,6 @@ def tokens(engine: sa.Engine) -> Tokens:
     return Tokens(engine)
 
 
-<<<<<<< HEAD
 def federation(settings: Settings, engine: sa.Engine, sessions: Sessions) -> Federation:
     """Sign-in at the providers of `oidc_providers`."""
     from filemill.adapters.oidc.provider import OidcClient  # noqa: PLC0415 - other modes do not need Authlib
@@ -172,11 +171,11 @@ def sessions(settings: Settings, engine: sa.Engine) -> Sessions:
     """The sessions of the people who may sign in with these settings."""
     issuers = [provider.issuer for provider in settings.oidc_providers.values()]
     return Sessions(engine, issuers=issuers if settings.auth == "oidc" else [None])
-=======
+
+
 def kafka_access(settings: Settings) -> KafkaAccess:
     """Users of Kafka and their rights."""
     return KafkaAccess(settings)
->>>>>>> 9e4fa51 (Give each role its own Kafka user with the rights that it needs; name refused logins)
 
 
 def prepare(settings: Settings, *, timeout_seconds: float = 0) -> None:
