@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "filemill"]
 # Enough for a busy machine; the servers format their data in a new home first.
 UP_SECONDS = 90.0
 # The limit for Ctrl-C, and for the watchdog after a crash.
-GONE_SECONDS = 10.0
+GONE_SECONDS = 30.0  # for busy machines
 # The time of `--version` on a core without other load.
 USUAL_START_SECONDS = 2.0
 POLL_SECONDS = 0.05
