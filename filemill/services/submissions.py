@@ -113,7 +113,7 @@ class Submissions:
                 row = insert_request(connection, checked, traceparent=traceparent, owner=principal.name)
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
             else:
-                row = row_as_accepted(known, file, self._jobs.queue(connection, file))
+                row = row_as_accepted(known, file, self._jobs.queue(connection, file), principal.name)
             _check_wanted(still_wanted)
             return row, known is not None
 

@@ -57,8 +57,8 @@ def store_ids(connection: sa.Connection, key: str, ids: Sequence[int], *, reques
     connection.execute(_STORE_IDS, {"key": key_hash(key), "ids": list(ids), "requested_at": requested_at})
 
 
-def row_as_accepted(known: KnownRequest, file: NewFile, queue: str) -> FileRow:
-    """The row as it was when it was accepted. Since then it may have changed or been deleted."""
+def row_as_accepted(known: KnownRequest, file: NewFile, queue: str, owner: str) -> FileRow:
+    """The row of the key's owner as it was when it was accepted. Since then it may have changed or been deleted."""
     assert known.requested_at is not None
     return FileRow(
         id=known.ids[0],
@@ -82,4 +82,5 @@ def row_as_accepted(known: KnownRequest, file: NewFile, queue: str) -> FileRow:
         error=None,
         handler=file.handler,
         queue=queue,
+        owner=owner,
     )
