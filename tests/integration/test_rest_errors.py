@@ -201,7 +201,7 @@ def test_the_openapi_document_has_all_paths_and_schemas(rest: Rest) -> None:
     assert set(document["paths"]) == {
         "/api/files", "/api/files/{id}", "/api/files/{id}/download", "/api/files/{id}/retry",
         "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete", "/api/files/export",
-        "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}/quiet",
+        "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}", "/api/workers/{id}/quiet",
         "/api/workers/{id}/resume", "/api/pipeline", "/api/offsets/reset",
         "/api/handlers", "/api/handlers/{name}", "/api/notebook", "/healthz", "/readyz",
     }  # fmt: skip
