@@ -149,14 +149,7 @@ def check_queues(settings: "Settings") -> None:
             "default_queue_elsewhere",
             "queues_config must not set topic and group of the queue default: they are topic_create and kafka_group",
         )
-    others = [
-        settings.topic_created,
-        settings.topic_progress,
-        settings.topic_dead_letters,
-        settings.topic_worker_events,
-        settings.topic_worker_commands,
-    ]
-    topics = [*(queue.topic for queue in queues.values()), *others]
+    topics = settings.pipeline_names.topics
     shared = {topic for topic in topics if topics.count(topic) > 1}
     if shared:
         raise PydanticCustomError("topic_twice", f"each topic needs its own name: {', '.join(sorted(shared))}")

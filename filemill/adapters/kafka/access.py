@@ -16,7 +16,7 @@ from confluent_kafka.admin._scram import (
 
 from filemill.adapters.kafka.client import client_config, kafka_errors, new_client
 from filemill.config.settings import Settings
-from filemill.domain.kafka_access import Grant, KafkaRole, Operation, Resource
+from filemill.domain.kafka_access import Grant, KafkaRole, Resource
 
 SCRAM_ITERATIONS = 8192
 _RESOURCES = {Resource.TOPIC: ResourceType.TOPIC, Resource.GROUP: ResourceType.GROUP}
@@ -38,9 +38,7 @@ class KafkaAccess:
             UserScramCredentialUpsertion(role.user, mechanism, password.encode())
             for role, password in passwords.items()
         ]
-        with kafka_errors(self._settings, self._client):
-            for done in self._client.alter_user_scram_credentials(changes, request_timeout=self._timeout).values():
-                done.result()
+        self._wait(self._client.alter_user_scram_credentials(changes, request_timeout=self._timeout).values())
 
     def replace_grants(self, grants: Mapping[KafkaRole, Collection[Grant]]) -> None:
         """Give each role these grants, and take every other one from its user."""
@@ -83,13 +81,9 @@ def _binding(role: KafkaRole, grant: Grant) -> AclBinding:
         ResourcePatternType.LITERAL,
         _principal(role),
         _ANY_HOST,
-        _operation(grant.operation),
+        AclOperation[grant.operation.name],
         AclPermissionType.ALLOW,
     )
-
-
-def _operation(operation: Operation) -> AclOperation:
-    return AclOperation[operation.name]
 
 
 def _exactly(binding: AclBinding) -> AclBindingFilter:

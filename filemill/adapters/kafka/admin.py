@@ -43,14 +43,7 @@ class AdminConflict(enum.StrEnum):
 
 def all_topics(settings: Settings) -> list[str]:
     """The topics of the pipeline."""
-    return [
-        *(queue.topic for queue in settings.all_queues.values()),
-        settings.topic_created,
-        settings.topic_progress,
-        settings.topic_dead_letters,
-        settings.topic_worker_events,
-        settings.topic_worker_commands,
-    ]
+    return list(settings.pipeline_names.topics)
 
 
 class KafkaAdmin:

@@ -1,8 +1,9 @@
 """Output of the commands: tables, or JSON with --json; messages and errors go to stderr."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from filemill.domain.origins import redact_passwords
+from filemill.errors import Conflict, InvalidRequest, NotFound
 
 # The width of a table in a file or a pipe, where cells need not be cut.
 PIPE_COLUMNS = 240
@@ -20,6 +22,17 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isat
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def exit_if_refused() -> Iterator[None]:
+    """End the program for a refusal: exit code 1 if the state does not allow it, 2 if an argument is wrong."""
+    try:
+        yield
+    except (Conflict, NotFound) as error:
+        fail(str(error), 1)
+    except InvalidRequest as error:
+        fail(str(error), 2)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401

@@ -12,8 +12,7 @@ from filemill.domain.permissions import Role
 from filemill.domain.tokens import parse_expiry
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
-from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.errors import Conflict, InvalidRequest, NotFound
+from filemill.entrypoints.cli.output import AsJson, exit_if_refused, print_json, print_table, say
 from filemill.services.tokens import Tokens
 
 
@@ -29,12 +28,8 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _tokens(home: Path | None) -> Iterator[Tokens]:
     settings = load(home=home)
-    try:
+    with exit_if_refused():
         yield bootstrap.tokens(bootstrap.create_engine(settings, "tokens"))
-    except (Conflict, NotFound) as error:
-        fail(str(error), 1)
-    except InvalidRequest as error:
-        fail(str(error), 2)
 
 
 def create(

@@ -12,8 +12,7 @@ from filemill.config.settings import load
 from filemill.domain.permissions import Role
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
-from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.errors import Conflict, InvalidRequest, NotFound
+from filemill.entrypoints.cli.output import AsJson, exit_if_refused, print_json, print_table, say
 from filemill.services.accounts import Accounts
 
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
@@ -37,12 +36,8 @@ def register(app: typer.Typer) -> None:
 @contextlib.contextmanager
 def _accounts(home: Path | None) -> Iterator[Accounts]:
     settings = load(home=home)
-    try:
+    with exit_if_refused():
         yield bootstrap.accounts(bootstrap.create_engine(settings, "users"))
-    except (Conflict, NotFound) as error:
-        fail(str(error), 1)
-    except InvalidRequest as error:
-        fail(str(error), 2)
 
 
 def _new_password(from_stdin: bool) -> str:
