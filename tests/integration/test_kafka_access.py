@@ -95,7 +95,7 @@ def _page_of(process: Any) -> str | None:
     return next((str(line["url"]) for line in process.lines() if line.get("url")), None)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="55 consumers connect one after another, which takes minutes")
 @pytest.mark.timeout(600)  # 55 consumers connect; a refused one ends after seconds
 def test_every_operation_that_a_role_does_not_need_is_refused(settings: Settings, kafka: SecureKafka) -> None:
     names = settings.pipeline_names
