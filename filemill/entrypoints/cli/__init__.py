@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import typer
+from typer.core import TyperGroup
 
 from filemill import __version__
 from filemill.config import logging
@@ -23,8 +24,27 @@ REMEDY = (
     "For a stack in another folder, give --home or set FILEMILL_HOME."
 )
 
+# The sections of `filemill --help`, and the commands and groups of each in their order.
+SECTIONS = {
+    "The embedded stack": ("up", "down", "status", "env", "demo", "doctor"),
+    "Files": ("submit", "files", "download", "retry", "cancel", "delete", "handlers"),
+    "The pipeline": ("lag", "workers", "messages", "dlq", "offsets", "topics", "verify", "orphans", "objects"),
+    "People": ("users", "tokens", "audit"),
+    "Servers and processes": ("prepare", "migrate", "run"),
+}
+
+
+class _InSections(TyperGroup):
+    """The commands in the order of their sections."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        """The names of the registered commands."""
+        return [name for names in SECTIONS.values() for name in names if name in self.commands]
+
+
 app = typer.Typer(
     name="filemill",
+    cls=_InSections,
     help="Run, watch and break a distributed work pipeline on Kafka.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -81,6 +101,11 @@ def register(arguments: Sequence[str]) -> None:
     )
     for module in groups:
         module.register(app)
+    sections = {name: section for section, names in SECTIONS.items() for name in names}
+    for command in app.registered_commands:
+        command.rich_help_panel = sections[str(command.name or getattr(command.callback, "__name__", None))]
+    for group in app.registered_groups:
+        group.rich_help_panel = sections[str(group.name)]
 
 
 @app.callback(invoke_without_command=True)
