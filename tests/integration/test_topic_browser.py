@@ -39,7 +39,7 @@ def run(
 def own_times(settings: Settings) -> Settings:
     """Settings whose topic of results has the producers' timestamps from its creation on."""
     name = f"{settings.topic_created}.own-times"
-    config = {"message.timestamp.type": "CreateTime"}
+    config = topics.PRODUCERS_TIMESTAMPS
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})
     for future in admin.create_topics([NewTopic(name, 3, 1, config=config)]).values():
         future.result()
@@ -60,14 +60,13 @@ def places(result: BrowseResult) -> list[tuple[int, int]]:
     return [(record.partition, record.offset) for record in reversed(result.records)]
 
 
-def test_partitions_are_merged_by_timestamp(settings: Settings) -> None:
+def test_partitions_are_merged_by_timestamp(own_times: Settings) -> None:
     """Partition 0 has the newest records: without the merge only its records would be returned."""
-    topics.keep_producers_timestamps(settings)
     for partition, later in ((0, 90_000), (1, 0), (2, 30_000)):
         timestamps = [T0 + later + 1000 * number for number in range(99)]
         records = [RawRecord(b"x", timestamp_ms=timestamp, partition=partition) for timestamp in timestamps]
-        publish_raw(settings, settings.topic_created, records)
-    result = run(settings, 0)
+        publish_raw(own_times, own_times.topic_created, records)
+    result = run(own_times, 0)
     shown = places(result)
     assert len(shown) == LIMIT
     times = [record.timestamp_ms or 0 for record in reversed(result.records)]
@@ -165,11 +164,10 @@ def test_headers_keep_their_order_and_null_is_not_empty(settings: Settings) -> N
 
 
 @pytest.mark.parametrize("stamp", [-1_000_000, -5, 253_402_300_800_000, 1_767_528_000_000_000, 2**63 - 1])
-def test_an_invalid_timestamp_is_returned_separately(stamp: int, settings: Settings) -> None:
-    topics.keep_producers_timestamps(settings)
-    publish_raw(settings, settings.topic_created, [RawRecord(b"x")])
-    publish_raw(settings, settings.topic_created, [RawRecord(b"invalid", timestamp_ms=stamp)])
-    found = {record.value: record for record in run(settings, None).records}
+def test_an_invalid_timestamp_is_returned_separately(stamp: int, own_times: Settings) -> None:
+    publish_raw(own_times, own_times.topic_created, [RawRecord(b"x")])
+    publish_raw(own_times, own_times.topic_created, [RawRecord(b"invalid", timestamp_ms=stamp)])
+    found = {record.value: record for record in run(own_times, None).records}
     assert found[b"x"].timestamp_ms is not None
     if b"invalid" in found:  # a broker may reject it
         assert (found[b"invalid"].timestamp_ms, found[b"invalid"].invalid_timestamp) == (None, stamp)

@@ -23,6 +23,12 @@ NO_GROUP_YET = {
     KafkaError.NOT_COORDINATOR,
     KafkaError._TIMED_OUT,
 }
+# The configuration of a topic whose records keep any timestamp of their producer, as in topics of other programs.
+PRODUCERS_TIMESTAMPS = {
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.after.max.ms": str(2**63 - 1),
+    "message.timestamp.before.max.ms": str(2**63 - 1),
+}
 READ_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
@@ -55,14 +61,13 @@ def publish(settings: Settings, topic: str, values: Sequence[bytes | None], **op
 
 
 def keep_producers_timestamps(settings: Settings) -> None:
-    """Configure the topics so that records keep any timestamp of their producer, as in topics of other programs."""
-    permissive = {
-        "message.timestamp.type": "CreateTime",
-        "message.timestamp.after.max.ms": str(2**63 - 1),
-        "message.timestamp.before.max.ms": str(2**63 - 1),
-    }
+    """Give all topics the configuration `PRODUCERS_TIMESTAMPS`.
+
+    The broker applies it a moment later. Where every record must have it, create a topic with it instead.
+    """
     entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in permissive.items()
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in PRODUCERS_TIMESTAMPS.items()
     ]
     resources = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name in all_topics(settings)]
     admin = AdminClient({"bootstrap.servers": settings.kafka_broker})

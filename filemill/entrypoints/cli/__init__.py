@@ -37,7 +37,7 @@ SECTIONS = {
 class _InSections(TyperGroup):
     """The commands in the order of their sections."""
 
-    def list_commands(self, ctx: object) -> list[str]:
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - the signature of Typer
         """The names of the registered commands."""
         return [name for names in SECTIONS.values() for name in names if name in self.commands]
 
