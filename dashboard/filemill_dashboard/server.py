@@ -32,6 +32,7 @@ from filemill_dashboard.asgi.modes import authentication
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.asgi.request_filter import RequestFilter
+from filemill_dashboard.asgi.request_ids import RequestIds
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.components.notices import show_bug
 from filemill_dashboard.rest.app import build_api
@@ -130,7 +131,8 @@ def build_app(settings: Settings) -> ASGIApp:
     coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
     authorized = RestAuthorization(coalesced, engine, RequestThreads(settings))
     authenticated = authentication(PathRouter(pages, authorized), services)
-    return ResponseHeaders(RequestFilter(authenticated, settings))
+    filtered = ResponseHeaders(RequestFilter(authenticated, settings))
+    return RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _url: None) -> None:

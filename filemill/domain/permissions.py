@@ -31,8 +31,10 @@ _RANKS = {role: rank for rank, role in enumerate(Role)}
 class RequestSource(msgspec.Struct, frozen=True):
     """Where a request comes from, for the audit log. Empty: unknown.
 
-    `authentication` says how the principal signed in: `local`, `launch token`, `session:` and the first digits of the
-    hash under which the session is stored, or the id of a token. It signs nobody in. `address` is the client's.
+    `authentication` says how the principal signed in: `local`, `cli`, `launch token`, `access token`, `proxy`,
+    `session:` and the first digits of the hash under which the session is stored, or `token:` and the id of a token. It
+    signs nobody in. `address` is the client's. `request_id` is the id of the HTTP request, of the request that opened a
+    page's WebSocket, or of a run of a command.
     """
 
     authentication: str = ""
@@ -145,6 +147,6 @@ def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
     return Forbidden(reason, permission)
 
 
-def local_admin(name: str) -> Principal:
+def local_admin(name: str, source: RequestSource = LOCAL) -> Principal:
     """A program that has the credentials of the servers, such as a command or a notebook: nothing limits it."""
-    return Principal(name, Role.ADMIN, source=LOCAL)
+    return Principal(name, Role.ADMIN, source=source)

@@ -17,7 +17,7 @@ from filemill.adapters.postgres.connection import in_transaction
 from filemill.config.oidc import OidcProvider
 from filemill.domain.accounts import ATTEMPT_MAX, PROVIDER_SESSION_MAX, TRIES_PER_ADDRESS
 from filemill.domain.federation import account_label, account_names, claim_values, highest_role, unverified_issuer
-from filemill.domain.permissions import Principal, Role
+from filemill.domain.permissions import Principal, RequestSource, Role
 from filemill.errors import Unavailable
 from filemill.services.accounts import PrincipalCache, Sessions, TooManyTries, session_key
 from filemill.services.audit import record
@@ -95,11 +95,11 @@ class Federation:
         )
         return Began(url, secret)
 
-    def complete(self, name: str, secret: str, answer: Mapping[str, str], address: str, former: str) -> str:
+    def complete(self, name: str, secret: str, answer: Mapping[str, str], source: RequestSource, former: str) -> str:
         """End a sign-in with the provider's answer; returns the secret of a new session.
 
-        `secret` is that of `begin`, `former` that of the browser's former session, which ends. Raises SignInRefused,
-        InvalidToken, Unavailable.
+        `secret` is that of `begin`, `former` that of the browser's former session, which ends. `source` is in the audit
+        record of a new account or role. Raises SignInRefused, InvalidToken, Unavailable.
         """
         provider = self._provider(name)
         expected = _derived(secret, "state")
@@ -118,18 +118,20 @@ class Federation:
         claims = provider.redeem(
             answer["code"], _derived(secret, "verifier"), _derived(secret, "nonce"), answer.get("iss")
         )
-        account = self._account(name, provider, claims)
-        session = self._sessions.open(account.id, address, former, PROVIDER_SESSION_MAX)
-        log.info("Signed in", account=account.name, address=address)
+        account = self._account(name, provider, claims, source)
+        session = self._sessions.open(account.id, source.address, former, PROVIDER_SESSION_MAX)
+        log.info("Signed in", account=account.name, address=source.address)
         return session
 
-    def bearer(self, token: str) -> Principal | None:
+    def bearer(self, token: str, source: RequestSource) -> Principal | None:
         """Whose an access token is; without a role if it gives none; None: the account is disabled.
+
+        `source` is in the audit record of a new account.
 
         Raises InvalidToken, SignInRefused, Unavailable.
         """
         key = hashlib.sha256(token.encode()).digest()
-        return self._bearers.find(key, lambda: self._owner(token))
+        return self._bearers.find(key, lambda: self._owner(token, source))
 
     def sign_out(self, secret: str, back_to: str) -> str | None:
         """End a session; returns where the browser signs out at the provider, if it can be reached."""
@@ -148,7 +150,9 @@ class Federation:
             raise SignInRefused("There is no such provider.", "unknown_provider")
         return found
 
-    def _account(self, name: str, provider: IdentityProvider, claims: Mapping[str, Any]) -> rows.ProviderAccount:
+    def _account(
+        self, name: str, provider: IdentityProvider, claims: Mapping[str, Any], source: RequestSource
+    ) -> rows.ProviderAccount:
         """The account of somebody who has signed in, with the role of today."""
         config, subject = provider.config, str(claims["sub"])
         values = claim_values(claims, config.roles_claim)
@@ -164,10 +168,10 @@ class Federation:
                 known = rows.insert_provider_account(
                     connection, config.issuer, subject, account_names(name, claims), role
                 )
-                _record_role(connection, known.name, "account.add", role)
+                _record_role(connection, known.name, "account.add", role, source)
             elif known.role is not role:
                 rows.update_account(connection, known.name, role=role.value)
-                _record_role(connection, known.name, "account.role", role)
+                _record_role(connection, known.name, "account.role", role, source)
             return known
 
         account = in_transaction(self._engine, update)
@@ -180,7 +184,7 @@ class Federation:
             raise SignInRefused(_no_role(account_label(claims), provider, values), "no_role")
         return account
 
-    def _owner(self, token: str) -> Principal | None:
+    def _owner(self, token: str, source: RequestSource) -> Principal | None:
         name, provider = self._issuer_of(token)
         claims = provider.verify_access_token(token)
         config = provider.config
@@ -196,7 +200,7 @@ class Federation:
 
             def insert(connection: sa.Connection) -> rows.ProviderAccount:
                 created = rows.insert_provider_account(connection, issuer, subject, account_names(name, claims), given)
-                _record_role(connection, created.name, "account.add", given)
+                _record_role(connection, created.name, "account.add", given, source)
                 return created
 
             known = in_transaction(self._engine, insert)
@@ -211,9 +215,9 @@ class Federation:
         raise SignInRefused("the token is not from a known issuer", "unknown_issuer")
 
 
-def _record_role(connection: sa.Connection, account: str, action: str, role: Role) -> None:
+def _record_role(connection: sa.Connection, account: str, action: str, role: Role, source: RequestSource) -> None:
     """The account itself is the actor: its provider gave it the role."""
-    record(connection, Principal(account, role), action, {"account": account, "role": role.value})
+    record(connection, Principal(account, role, source=source), action, {"account": account, "role": role.value})
 
 
 def _derived(secret: str, use: str) -> str:

@@ -11,6 +11,8 @@ from filemill.config.settings import Settings
 from filemill.domain.permissions import Role
 from filemill.domain.tokens import is_token
 from filemill.entrypoints import bootstrap
+from filemill.queries.audit import AuditFilter
+from filemill.services.audit_log import AuditLog
 from tests.browser.conftest import watch_console
 from tests.browser.test_accessibility import AXE, RUN_AXE, SETTLE_MILLISECONDS
 from tests.integration.processes import ProcessGroup, wait_until
@@ -61,7 +63,7 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_token_is_created_shown_once_used_and_revoked(browser: Browser, url: str) -> None:
+def test_a_token_is_created_shown_once_used_and_revoked(browser: Browser, url: str, browser_settings: Settings) -> None:
     page = sign_in(browser, url, "sue")
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -91,6 +93,14 @@ def test_a_token_is_created_shown_once_used_and_revoked(browser: Browser, url: s
         expect(page.get_by_role("cell", name="nightly build")).to_be_hidden()
         wait_until(lambda: rest.get("/api/files").status_code == 401, 10, "the token is refused")
     page.context.close()
+    engine = bootstrap.create_engine(browser_settings, "test")
+    rows = AuditLog(engine).page(AuditFilter(actor="sue"), TEST)
+    engine.dispose()
+    assert [row.action for row in rows] == ["token.revoke", "token.create"]
+    for row in rows:  # the address and the request of the page's WebSocket, which the reload opened again
+        assert (row.address, (row.authentication or "")[:8]) == ("127.0.0.1", "session:")
+    assert len({row.request_id for row in rows}) == 2
+    assert all(re.fullmatch("[0-9a-f]{24}", row.request_id or "") for row in rows)
     assert errors == []
 
 

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from filemill.config.exposure import InsecureExposure, check_exposure
 from filemill.config.settings import Settings, load
-from filemill.domain.permissions import Permission, Principal, Role, allows, refusal
+from filemill.domain.permissions import Permission, Principal, RequestSource, Role, allows, refusal
 from filemill.entrypoints import bootstrap
 from filemill_dashboard.asgi.authentication import SESSION_SECONDS, Authentication
 from filemill_dashboard.rest.app import build_api
@@ -268,7 +268,8 @@ def test_a_page_without_an_identity_has_no_role_in_mode_token(monkeypatch: pytes
     assert principals.page_principal().role is None
     assert "has no role" in principals.why_not(Permission.VIEW)
     monkeypatch.setattr("streamlit.user", {"filemill": Identity("olga", Role.OPERATOR).encoded()})
-    assert principals.page_principal() == Principal("olga", Role.OPERATOR)
+    source = RequestSource("launch token")
+    assert principals.page_principal() == Principal("olga", Role.OPERATOR, source=source)
 
 
 @pytest.mark.parametrize(

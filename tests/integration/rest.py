@@ -14,7 +14,9 @@ from filemill.adapters.postgres.tables import File
 from filemill.config.settings import Settings
 from filemill.entrypoints import bootstrap
 from filemill_dashboard.asgi.modes import authentication
+from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.asgi.request_filter import RequestFilter
+from filemill_dashboard.asgi.request_ids import RequestIds
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.rest.app import build_api
 from filemill_dashboard.rest.permissions import RestAuthorization
@@ -75,8 +77,9 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Rest]:
         )
         authorized = RestAuthorization(app, engine, RequestThreads(settings))
         filtered = ResponseHeaders(RequestFilter(authentication(authorized, services), settings))
+        identified = RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))
         config = uvicorn.Config(
-            filtered, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
+            identified, proxy_headers=False, loop="uvloop", log_config=None, lifespan="off", timeout_graceful_shutdown=2
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

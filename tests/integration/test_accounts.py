@@ -1,5 +1,6 @@
 """Accounts, their sessions, and the sign-in over HTTP, on a real database."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ import sqlalchemy as sa
 
 from filemill.adapters.postgres.tables import Account, Operation, SignInSession, SignInTries
 from filemill.config.settings import Settings, load
-from filemill.domain.permissions import Principal, Role
+from filemill.domain.permissions import Principal, RequestSource, Role
 from filemill.entrypoints import bootstrap
 from filemill.errors import Conflict, InvalidRequest, Unavailable
+from filemill.queries.audit import AuditFilter
 from filemill.services import accounts as service
 from filemill.services.accounts import Accounts, Sessions, TooManyTries, UnknownAccount, session_key
+from filemill.services.audit_log import AuditLog
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.identity import Identity
 from filemill_dashboard.state.principals import page_principal
@@ -275,7 +278,9 @@ def sign_in(rest: Rest, name: str, password: str = PASSWORD, **more: Any) -> htt
     return rest.client.post("/sign-in", data={"name": name, "password": password}, **more)
 
 
-def test_people_sign_in_over_http_and_may_do_what_their_role_allows(rest: Rest, accounts: Accounts) -> None:
+def test_people_sign_in_over_http_and_may_do_what_their_role_allows(
+    rest: Rest, accounts: Accounts, engine: sa.Engine
+) -> None:
     http = rest.client
     assert http.get("/api/files").status_code == 401
     assert http.get("/healthz").status_code == 200
@@ -291,6 +296,9 @@ def test_people_sign_in_over_http_and_may_do_what_their_role_allows(rest: Rest, 
     assert http.get("/api/files").status_code == 200
     refused = http.post("/api/files", json={"title": "No"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    (row,) = AuditLog(engine).page(AuditFilter(actor="viewer"), TEST)
+    assert (row.action, row.address, row.request_id) == ("refused", "127.0.0.1", refused.headers["x-request-id"])
+    assert re.fullmatch("session:[0-9a-f]{12}", row.authentication or "")
     assert http.get("/api/dead-letters").status_code == 403
     # A bearer token is no credential in this mode, and does not fall back to the cookie.
     assert http.get("/api/files", headers={"Authorization": "Bearer x"}).status_code == 401
@@ -335,7 +343,8 @@ def test_a_page_looks_its_session_up_at_each_run(
         # The role in the header is of the beginning of the session; it does not count.
         header = Identity("ann", Role.ADMIN, session=key.hex()).encoded()
         monkeypatch.setattr("streamlit.user", {"filemill": header})
-        assert page_principal() == Principal("ann", Role.OPERATOR)
+        source = RequestSource(f"session:{key.hex()[:12]}")
+        assert page_principal() == Principal("ann", Role.OPERATOR, source=source)
         accounts.disable("ann", TEST)
         clock.now += service.CACHE_SECONDS
         assert page_principal().role is None

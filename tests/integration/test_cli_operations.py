@@ -75,6 +75,10 @@ def test_a_search_selects_the_files_that_allow_the_action(command: Command, engi
     assert retried == {"retried": failed, "refused": []}
     assert statuses(engine) == {pending[0]: "cancelled", pending[1]: "pending", failed[0]: "pending"}
     assert command("retry", "--search", "report", "1").exit_code == 2
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(Operation.authentication, Operation.address, Operation.request_id)).all()
+    assert {tuple(row)[:2] for row in rows} == {("cli", None)}
+    assert all(row.request_id.startswith("cli-") for row in rows)
     with engine.begin() as connection:
         urgent, invoice = insert_many(connection, [NewFile("u", queue="urgent"), NewFile("i", "", "invoice")])
     for option, expected in ((("--queue", "urgent"), urgent), (("--handler", "invoice"), invoice)):

@@ -61,12 +61,25 @@ def test_a_file_is_cancelled_retried_and_deleted(rest: Rest, engine: sa.Engine, 
     ]
 
 
+def test_the_audit_record_has_the_address_and_the_id_of_the_request(rest: Rest, engine: sa.Engine) -> None:
+    file_id = rest.create("a")
+    answers = [rest.client.post(f"/api/files/{file_id}/{action}") for action in ("cancel", "retry")]
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(Operation.authentication, Operation.address, Operation.request_id).order_by(Operation.id)
+        ).all()
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert [tuple(row) for row in rows] == [("local", "127.0.0.1", request_id) for request_id in ids]
+    assert ids[0] != ids[1]
+
+
 def test_a_client_cannot_choose_the_actor_of_the_audit_record(rest: Rest, engine: sa.Engine) -> None:
     file_id = rest.create("a")
-    headers = {"X-Forwarded-For": "x" * 30_000, "Forwarded": f"for={'y' * 1000}"}
+    headers = {"X-Forwarded-For": "x" * 30_000, "Forwarded": f"for={'y' * 1000}", "X-Request-Id": "mine"}
     assert rest.client.post(f"/api/files/{file_id}/cancel", headers=headers).status_code == 200
     with engine.begin() as connection:
         assert connection.execute(sa.select(Operation.actor)).scalars().all() == ["rest:127.0.0.1"]
+        assert "mine" not in connection.execute(sa.select(Operation.request_id)).scalars().all()
         record(connection, local_admin("cli:\x1b[31m\n" + "z" * 30_000), "retry", {})
         (last,) = connection.execute(sa.select(Operation.actor).order_by(Operation.id.desc()).limit(1)).scalars()
     assert len(last) <= 200

@@ -13,6 +13,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import anyio
+import msgspec
 import structlog
 from anyio import to_thread
 from itsdangerous import BadSignature, TimestampSigner
@@ -24,11 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from filemill.config.logging import LogRateLimit
 from filemill.config.settings import Settings
 from filemill.domain.origins import DEFAULT_PORTS, parse_host
-from filemill.domain.permissions import NOBODY, Principal, Role, local_admin
+from filemill.domain.permissions import LOCAL, NOBODY, Principal, Role
 from filemill.domain.tokens import contains_token, is_token, token_key
 from filemill.errors import Unavailable
 from filemill.services.accounts import Sessions, TooManyTries, session_key
 from filemill.services.tokens import TokenLookup
+from filemill_dashboard.asgi.request_ids import address_of, source_of
 from filemill_dashboard.asgi.sign_in_page import (
     TOO_MANY,
     WRONG_PASSWORD,
@@ -38,7 +40,15 @@ from filemill_dashboard.asgi.sign_in_page import (
     sign_out_page,
 )
 from filemill_dashboard.rest.errors import error_response
-from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identity
+from filemill_dashboard.state.identity import (
+    IDENTITY_HEADER,
+    PRINCIPAL,
+    REQUEST_ID,
+    SOURCE_HEADER,
+    Identity,
+    authentication_of,
+    encode_source,
+)
 
 OWN_HEADERS = b"x-filemill-"
 SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
@@ -211,6 +221,7 @@ class Authentication:
     ) -> None:
         """`authenticator`: that of a mode that is not one of this module."""
         self._app = app
+        self._mode = settings.auth
         self._authenticator = authenticator
         if settings.auth == "token":
             self._authenticator = TokenAuthenticator(settings.launch_token.get_secret_value())
@@ -225,8 +236,12 @@ class Authentication:
         headers = scope["headers"]
         if any(name.startswith(OWN_HEADERS) for name, _ in headers):
             scope["headers"] = [header for header in headers if not header[0].startswith(OWN_HEADERS)]
+        if scope["type"] == "websocket":
+            header = (SOURCE_HEADER.lower().encode(), encode_source(source_of(scope)).encode())
+            scope["headers"] = [*scope["headers"], header]
         if self._authenticator is None:
-            scope[PRINCIPAL] = local_admin(f"rest:{address_of(scope)}")
+            source = source_of(scope, LOCAL.authentication)
+            scope[PRINCIPAL] = Principal(f"rest:{source.address}", Role.ADMIN, source=source)
             await self._app(scope, receive, send)
             return
         path = scope["path"]
@@ -235,13 +250,14 @@ class Authentication:
             await _send_error(identity, scope, receive, send)
             return
         if identity is None:
-            scope[PRINCIPAL] = NOBODY
+            scope[PRINCIPAL] = msgspec.structs.replace(NOBODY, source=source_of(scope))
             if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
                 await self._app(scope, receive, send)
             else:
                 await _refuse(scope, receive, send)
             return
-        scope[PRINCIPAL] = Principal(identity.name, identity.role, identity.token)
+        source = source_of(scope, authentication_of(identity, self._mode))
+        scope[PRINCIPAL] = Principal(identity.name, identity.role, identity.token, source)
         if not path.startswith("/api"):
             encoded = identity.encoded().encode()
             scope["headers"] = [*scope["headers"], (IDENTITY_HEADER.lower().encode(), encoded)]
@@ -285,12 +301,6 @@ class Authentication:
             return await authenticator.sign_in(request)
         except ClientDisconnect:
             return Response(status_code=400)
-
-
-def address_of(scope: Scope) -> str:
-    """The client's address, as the request filter determined it."""
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
 
 
 def cookie_name(scope: Scope, suffix: str = "") -> str:
@@ -393,5 +403,9 @@ def log_rejection(what: str, scope: Scope) -> None:
     left_out = _rejections.admit()
     if left_out is not None:
         log.warning(
-            "Refused a request without a valid sign-in", path=what, address=address_of(scope), left_out=left_out
+            "Refused a request without a valid sign-in",
+            path=what,
+            address=address_of(scope),
+            request_id=scope.get(REQUEST_ID, ""),
+            left_out=left_out,
         )

@@ -18,7 +18,6 @@ from filemill.services.federation import Federation, SignInRefused
 from filemill_dashboard.asgi.authentication import (
     SIGN_IN,
     NoRole,
-    address_of,
     cookie_name,
     cookie_of,
     identity_of_cookie,
@@ -26,6 +25,7 @@ from filemill_dashboard.asgi.authentication import (
     set_cookie,
     signed_in,
 )
+from filemill_dashboard.asgi.request_ids import address_of, source_of
 from filemill_dashboard.asgi.sign_in_page import TOO_MANY, providers_page, refused_page, signed_out_page
 from filemill_dashboard.rest.errors import error_response
 from filemill_dashboard.state.identity import Identity
@@ -59,7 +59,9 @@ class OidcAuthenticator:
         if len(authorization) > 1 or scheme.lower() != "bearer" or not scope["path"].startswith("/api"):
             return None
         try:
-            found = await to_thread.run_sync(self._federation.bearer, token.strip(), limiter=self._limiter)
+            found = await to_thread.run_sync(
+                self._federation.bearer, token.strip(), source_of(scope), limiter=self._limiter
+            )
         except InvalidToken as error:
             log.info("Refused a bearer token", reason=str(error), address=address_of(scope))
             return None
@@ -122,7 +124,7 @@ class OidcAuthenticator:
         scope, headers = request.scope, request.headers
         secret = cookie_of(headers, cookie_name(scope, ATTEMPT_SUFFIX))
         former = cookie_of(headers, cookie_name(scope))
-        arguments = (name, secret, _parameters(scope), address_of(scope), former)
+        arguments = (name, secret, _parameters(scope), source_of(scope), former)
         session = await to_thread.run_sync(lambda: self._federation.complete(*arguments), limiter=self._limiter)
         response = signed_in(scope, session)
         set_cookie(response, scope, None, ATTEMPT_SUFFIX)

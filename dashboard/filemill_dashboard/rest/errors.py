@@ -20,6 +20,7 @@ from filemill.domain.idempotency import HEADER, KeyReused
 from filemill.domain.origins import redact_passwords
 from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill_dashboard.rest.methods import allowed_methods
+from filemill_dashboard.state.identity import REQUEST_ID
 
 RETRY_AFTER_SECONDS = 2
 
@@ -148,7 +149,8 @@ class InternalErrorMiddleware:
             return  # no client is left to respond to
         except Exception:
             if not started:
-                log.exception("Request failed", method=scope.get("method"), path=scope.get("path"))
+                about = {"method": scope.get("method"), "path": scope.get("path"), "request_id": scope.get(REQUEST_ID)}
+                log.exception("Request failed", **about)
                 response = error_response(500, "internal", "internal error: see the dashboard's log")
                 await response(scope, receive, send)
                 return

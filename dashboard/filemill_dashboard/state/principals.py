@@ -2,15 +2,23 @@
 
 import time
 
+import msgspec
 import streamlit as st
 from starlette.requests import Request
 
 from filemill.config.settings import Settings
 from filemill.domain.file_actions import FileAction, action_refusal, only_owner
-from filemill.domain.permissions import NOBODY, Permission, Principal, local_admin, refusal
+from filemill.domain.permissions import LOCAL, NOBODY, Permission, Principal, RequestSource, local_admin, refusal
 from filemill.errors import Unavailable
 from filemill_dashboard.state import services
-from filemill_dashboard.state.identity import PRINCIPAL, USER_KEY, decode_identity
+from filemill_dashboard.state.identity import (
+    PRINCIPAL,
+    SOURCE_HEADER,
+    USER_KEY,
+    authentication_of,
+    decode_identity,
+    decode_source,
+)
 
 PAGE = local_admin("page")
 
@@ -18,26 +26,38 @@ PAGE = local_admin("page")
 def page_principal() -> Principal:
     """The principal of the viewer whose page is being drawn or whose click is being handled.
 
-    Determined at each run of the page, so an ended session ends in an open tab too.
+    Determined at each run of the page, so an ended session ends in an open tab too. Its source has the address of the
+    client, and the id of the request that opened the page's WebSocket.
     """
+    viewer, authentication = _viewer()
+    header = st.context.headers.get(SOURCE_HEADER)
+    source = decode_source(header) if header else RequestSource()
+    return msgspec.structs.replace(viewer, source=msgspec.structs.replace(source, authentication=authentication))
+
+
+def _viewer() -> tuple[Principal, str]:
+    """The viewer, and how the viewer has signed in."""
     current = services.current()
-    if current.settings.auth == "local":
-        return PAGE
+    mode = current.settings.auth
+    if mode == "local":
+        return PAGE, LOCAL.authentication
     header = st.user.get(USER_KEY)
     if not isinstance(header, str):
-        return NOBODY
+        return NOBODY, ""
     identity = decode_identity(header)
+    authentication = authentication_of(identity, mode)
     if identity.session is None:
-        return identity.principal(time.time())
+        return identity.principal(time.time()), authentication
     try:
-        return current.sessions.find(bytes.fromhex(identity.session)) or NOBODY
+        return current.sessions.find(bytes.fromhex(identity.session)) or NOBODY, authentication
     except Unavailable:
-        return NOBODY  # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked
+        # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked.
+        return NOBODY, authentication
 
 
 def page_owner() -> str | None:
     """The only owner whose files the viewer may see; None: the viewer may see all."""
-    return only_owner(page_principal(), own_files_only=services.current().settings.own_files_only)
+    return only_owner(_viewer()[0], own_files_only=services.current().settings.own_files_only)
 
 
 def request_owner(request: Request, settings: Settings) -> str | None:
@@ -53,13 +73,13 @@ def page_session() -> str | None:
 
 def why_not(permission: Permission) -> str:
     """Why the viewer may not use a control, for its tooltip; empty if the viewer may."""
-    forbidden = refusal(page_principal(), permission)
+    forbidden = refusal(_viewer()[0], permission)
     return "" if forbidden is None else str(forbidden)
 
 
 def why_not_act(action: FileAction, owner: str | None) -> str:
     """Why the viewer may not do the action to a file of this owner; empty if the viewer may."""
-    forbidden = action_refusal(page_principal(), action, owner)
+    forbidden = action_refusal(_viewer()[0], action, owner)
     return "" if forbidden is None else str(forbidden)
 
 

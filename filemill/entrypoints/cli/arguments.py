@@ -1,6 +1,7 @@
 """Arguments and options that several commands share. Invalid ones end the command with a sentence (exit code 2)."""
 
 import getpass
+import secrets
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,14 @@ import typer
 from filemill.config.settings import HOME_VARIABLE, default_home, names_servers
 from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import parse_file_id
-from filemill.domain.permissions import Principal, local_admin
+from filemill.domain.permissions import Principal, RequestSource, local_admin
 from filemill.entrypoints.cli.output import fail, say
 from filemill.errors import InvalidRequest
 from filemill.runtime.stack_registry import running_stacks
 from filemill.runtime.stack_state import running_stack
 
+# Where the commands of this process come from, for the audit log: all rows of one run have the same id.
+_SOURCE = RequestSource("cli", request_id=f"cli-{secrets.token_hex(8)}")
 # They start a stack, stop one or are part of one: each needs its own home.
 _COMMANDS_WITHOUT_SEARCH = {"up", "down", "run"}
 
@@ -65,6 +68,6 @@ def place_argument(text: str) -> str:
 def principal() -> Principal:
     """The principal of this command: it has the credentials of the servers, so nothing limits it."""
     try:
-        return local_admin(f"cli:{getpass.getuser()}")
+        return local_admin(f"cli:{getpass.getuser()}", _SOURCE)
     except (KeyError, OSError):  # a container's user without a name
-        return local_admin("cli")
+        return local_admin("cli", _SOURCE)
