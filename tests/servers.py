@@ -33,7 +33,7 @@ def embedded_servers(home: Path) -> Iterator[Supervisor]:
     try:
         with supervisor:
             yield supervisor
-            # An orderly stop after hundreds of tests would take a minute and a half, and the data is not needed any more.
+            # An orderly stop after hundreds of tests takes a minute and a half, and the data is not needed any more.
             supervisor.server("s3").kill()
             supervisor.server("kafka").kill()
             postgres = supervisor.server("postgres")

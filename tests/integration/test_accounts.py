@@ -303,9 +303,12 @@ def test_people_sign_in_over_http_and_may_do_what_their_role_allows(
     # A bearer token is no credential in this mode, and does not fall back to the cookie.
     assert http.get("/api/files", headers={"Authorization": "Bearer x"}).status_code == 401
 
+    assert sign_in(rest, "ann").status_code == 303
+    assert rest.create("By an operator") == 1
     assert sign_in(rest, "submitter").status_code == 303
-    assert rest.create("By a submitter") == 1
+    assert rest.create("By a submitter") == 2
     assert http.delete("/api/files/1").status_code == 403
+    assert http.delete("/api/files/2").status_code == 409  # it is in progress; deleting one's own files is allowed
     accounts.disable("submitter", TEST)
     deadline = time.monotonic() + 10
     while http.get("/api/files").status_code != 401:
