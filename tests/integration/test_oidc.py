@@ -121,7 +121,7 @@ def test_a_person_signs_in_and_has_the_role_of_the_groups(
     assert SECRET not in url
     assert browser.status() == 200
     assert browser.http.get("/api/dead-letters").status_code == 200
-    assert browser.http.delete("/api/files/1").status_code == 403
+    assert browser.http.post("/api/files/delete", json={"all": True, "status": "failed"}).status_code == 403
 
     (form,) = provider.token_forms
     assert "client_secret" not in form  # it is in the Authorization header
