@@ -486,7 +486,9 @@ def test_programs_use_rest_with_access_tokens(rest: Rest, provider: Provider, en
     created = http.post("/api/files", json={"title": "By a robot"}, headers=bearer(token))
     assert created.status_code == 201
     assert http.post(f"/api/files/{created.json()['id']}/cancel", headers=bearer(token)).status_code == 200
-    assert http.delete("/api/files/1", headers=bearer(token)).status_code == 403
+    assert http.delete(f"/api/files/{created.json()['id']}", headers=bearer(token)).status_code == 204  # its own
+    many = http.post("/api/files/delete", json={"all": True, "status": "failed"}, headers=bearer(token))
+    assert many.status_code == 403
     with engine.connect() as connection:
         actors = connection.execute(sa.select(Operation.actor)).scalars().all()
     assert set(actors) == {"corp/robot"}
