@@ -8,9 +8,10 @@ import typer
 
 from filemill.config import logging
 from filemill.entrypoints.cli.output import console, fail, print_table, say
+from filemill.errors import InvalidHandler, InvalidRequest
 from filemill.lab import chaos, notebook_outputs
 from filemill.lab.results import RESULTS, Results, compare
-from filemill.lab.soak import SoakParameters, SoakResult
+from filemill.lab.soak import SoakParameters, SoakResult, job_options
 from filemill.lab.soak import soak as run_soak
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -22,13 +23,20 @@ def soak(
     seed: Annotated[int, typer.Option(help="The same seed gives the same schedule.")] = 7,
     protocol: Annotated[str, typer.Option(help="The group's protocol.")] = "consumer",
     without: Annotated[list[str] | None, typer.Option(help="Skip this fault; may be repeated.")] = None,
+    jobs: Annotated[int, typer.Option(help="Requests of a handler among the load.", min=0)] = 0,
+    handler: Annotated[str, typer.Option(help="The handler of these requests: built in, or installed.")] = "pdf",
+    parameters: Annotated[
+        Path | None, typer.Option(help="Their parameters, as JSON; for pdf a short text by default.", dir_okay=False)
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Inject all faults by a seeded schedule under load. Exit code 1 for a violated invariant or too few faults."""
     given = SoakParameters(minutes=minutes, seed=seed, protocol=protocol, without=without or [])
     try:
+        if jobs:
+            given = msgspec.structs.replace(given, **job_options(jobs, handler, parameters))
         result = run_soak(given, results, say)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, InvalidHandler, InvalidRequest) as error:
         fail(str(error), 2)
     _print(result)
     if not result.ok:
@@ -96,7 +104,7 @@ def compare_runs(baseline: Path, variant: Path) -> None:
 def _print(result: SoakResult) -> None:
     print_table(["", "invariant", "result", "evidence"], [list(row.values()) for row in result.invariants.rows()])
     facts = msgspec.to_builtins(result)
-    shown = [[name, facts[name]] for name in facts if name not in ("invariants", "in_flight", "problems")]
+    shown = [[name, facts[name]] for name in facts if name not in ("invariants", "in_flight", "jobs", "problems")]
     print_table(["", ""], shown)
     print_table(["fault", "records in flight"], [[name, counts] for name, counts in result.in_flight.items()])
     for problem in result.problems:

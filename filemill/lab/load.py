@@ -17,6 +17,7 @@ from filemill.domain.files import NewFile
 from filemill.domain.permissions import local_admin
 from filemill.errors import Unavailable
 from filemill.queries.verification import count_unfinished
+from filemill.services.job_requests import UnknownHandler
 from filemill.services.submissions import Submissions
 
 TICK_SECONDS = 0.02
@@ -33,6 +34,18 @@ class LoadStep(msgspec.Struct, frozen=True):
     rate: float
 
 
+class JobMix(msgspec.Struct, frozen=True):
+    """Requests of a handler among those of the load: one request of `every`, until there are `count`.
+
+    `parameters` is a JSON object as text.
+    """
+
+    handler: str
+    count: int
+    every: int
+    parameters: str = "{}"
+
+
 class SubmittedRequest(msgspec.Struct, frozen=True):
     """An accepted request. Moments are seconds since the epoch."""
 
@@ -47,6 +60,8 @@ class LoadGenerator:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self.submitted: list[SubmittedRequest] = []
+        self.jobs: list[int] = []  # the ids of the requests of `mix`
+        self.mix: JobMix | None = None
         self.refused = 0  # failed transactions, as while Postgres is unreachable
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -133,12 +148,27 @@ class LoadGenerator:
     def _submit(self, intended: Sequence[float]) -> list[int]:
         number = len(self.submitted)
         files = [NewFile(f"Lab file {number + index}", DESCRIPTION) for index in range(len(intended))]
-        ids = Submissions(self._engine).submit_many(files, principal=local_admin("lab"))
+        jobs = self._jobs_due(number + len(files))[: len(files)]
+        submissions = Submissions(self._engine)
+        try:
+            ids = submissions.submit_many([*jobs, *files[len(jobs) :]], principal=local_admin("lab"))
+        except UnknownHandler:  # no worker with the handler is alive: the jobs follow later
+            jobs = []
+            ids = submissions.submit_many(files, principal=local_admin("lab"))
         accepted = time.time()
+        self.jobs += ids[: len(jobs)]
         self.submitted.extend(
             SubmittedRequest(file_id, moment, accepted) for file_id, moment in zip(ids, intended, strict=True)
         )
         return ids
+
+    def _jobs_due(self, requests: int) -> list[NewFile]:
+        """The jobs that are due among this number of requests and were not submitted yet."""
+        if self.mix is None:
+            return []
+        mix, begin = self.mix, len(self.jobs)
+        due = min(mix.count, requests // mix.every)
+        return [NewFile(f"Lab job {number}", DESCRIPTION, mix.handler, mix.parameters) for number in range(begin, due)]
 
 
 def unfinished(engine: sa.Engine, since_id: int = 0, until: float | None = None) -> int:

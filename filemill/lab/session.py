@@ -18,6 +18,7 @@ from filemill.adapters.postgres.request_losses import MAX_DELAY_SECONDS
 from filemill.adapters.postgres.topics import recreation_times, topic_ids
 from filemill.config.settings import Settings, load
 from filemill.domain.permissions import local_admin
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.entrypoints import bootstrap
 from filemill.errors import Unavailable
 from filemill.lab import status_regressions
@@ -26,7 +27,7 @@ from filemill.lab.load import LoadGenerator, unfinished
 from filemill.lab.planted_losses import PlantedLosses, all_lost, read_results
 from filemill.queries.verification import unfinished_ids
 from filemill.runtime.journal import Journal
-from filemill.verification.commits import CommitAudit, audit
+from filemill.verification.commits import CommitAudit, audit, combine
 from filemill.verification.report import VerificationReport
 from filemill.verification.topic_history import TopicHistory, deduplicate, read_history
 from filemill.verification.topics import TopicScanner
@@ -108,8 +109,12 @@ class PipelineSession:
             return unfinished_ids(connection)
 
     def _nothing_to_read(self) -> bool:
-        group, topic = self.settings.offsets_group, self.settings.topic_create
-        return group is None or not any(part.lag for part in self.admin().offsets(group, topic))
+        admin = self.admin()
+        for queue in map(self.settings.of_queue, self.settings.all_queues):
+            group = queue.offsets_group
+            if group is not None and any(part.lag for part in admin.offsets(group, queue.topic_create)):
+                return False
+        return True
 
     def wait_until_processed(self, moment: float, seconds: float = 120.0) -> None:
         """Wait until every request that was accepted by a moment (seconds since the epoch) has ended.
@@ -124,9 +129,9 @@ class PipelineSession:
 
         wait_until(done, seconds, "the requests accepted by then have ended")
 
-    def history(self, since: datetime | None = None) -> TopicHistory:
+    def history(self, since: datetime | None = None, queue: str = DEFAULT_QUEUE) -> TopicHistory:
         """The contents of the topics; with `since`, without older requests and results. Raises Unavailable."""
-        settings = self.settings
+        settings = self.settings.of_queue(queue)
         with self.engine.connect() as connection:
             recreations = recreation_times(connection, settings.topic_create)
             ids = topic_ids(connection, settings.topic_create)
@@ -136,16 +141,28 @@ class PipelineSession:
         with self.engine.connect() as connection:
             history.resets = offset_resets(connection, settings.kafka_group, settings.topic_create)
         if since is None and self.losses.executions:  # results on topics that a fault deleted
-            known = sorted([*self.losses.executions, *history.executions], key=lambda execution: execution.at)
+            lost = [execution for execution in self.losses.executions if execution.queue == queue]
+            known = sorted([*lost, *history.executions], key=lambda execution: execution.at)
             history.executions, history.results_since = deduplicate(known), 0.0
-        history.removed = self.losses.removed
+        if queue == DEFAULT_QUEUE:  # faults remove records of its topic only
+            history.removed = self.losses.removed
         return history
 
     def audit(self, history: TopicHistory) -> CommitAudit:
         """Audit every commit and every execution of the history. Raises Unavailable."""
-        parts = self.admin().offsets(None, self.settings.topic_create)
+        settings = self.settings.of_queue(history.queue)
+        parts = self.admin().offsets(None, settings.topic_create)
         ends = {part.partition: part.end or 0 for part in parts}
-        return audit(read_commits(self.settings), ends, history, history.ownerships())
+        return audit(read_commits(settings), ends, history, history.ownerships())
+
+    def audit_all(self, history: TopicHistory) -> CommitAudit:
+        """Audit the history of one queue, and those of all other queues that were used. Raises Unavailable."""
+        others = [name for name in self.settings.all_queues if name != history.queue and self._used(name)]
+        return combine(self.audit(one) for one in [history, *(self.history(queue=name) for name in others)])
+
+    def _used(self, queue: str) -> bool:
+        topic = self.settings.all_queues[queue].topic
+        return any(part.end for part in self.admin().offsets(None, topic))
 
     def check_invariants(self, history: TopicHistory | None = None) -> InvariantReport:
         """Check all invariants. Raises Unavailable."""
@@ -155,7 +172,7 @@ class PipelineSession:
         return check_invariants(
             Observations(
                 report=report,
-                audit=None if self.settings.group_protocol == SHARE else self.audit(history),
+                audit=None if self.settings.group_protocol == SHARE else self.audit_all(history),
                 history=history,
                 status_regressions=status_regressions.status_regressions(self.engine),
                 faults=self.journal.faults(),

@@ -5,24 +5,35 @@ idle pipeline, or the request rate or the number of records in flight was too lo
 """
 
 import contextlib
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from filemill.errors import Unavailable
+from filemill.config.settings import load
+from filemill.domain.files import Status
+from filemill.domain.origins import split_list
+from filemill.entrypoints.processor import handler_sources
+from filemill.errors import PermanentError, Unavailable
+from filemill.handlers.registry import BUILT_IN, HandlerSources, load_handlers
 from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
 from filemill.lab.invariants import InvariantReport
-from filemill.lab.load import LoadStep
+from filemill.lab.load import JobMix, LoadStep
 from filemill.lab.parameters import StackParameters
 from filemill.lab.results import RESULTS, Results
 from filemill.lab.stack import Lab
+from filemill.lab.status_regressions import status_regressions
+from filemill.queries.files import count_statuses_of
 from filemill.queries.verification import worker_vitals
+from filemill.services.job_requests import encode_parameters, parse_parameters
+from filemill.verification.findings import FindingCode
 from filemill.verification.topic_history import TopicHistory
 
 LEAST_RATE = 300.0
@@ -33,11 +44,18 @@ WARM_SECONDS = 4.0
 AT_WORK_SECONDS = 30.0
 DRAIN_SECONDS = 300.0
 POLL_SECONDS = 0.2
+_DOUBLES = {FindingCode.ORPHAN_OBJECT, FindingCode.SEQUENCE_TWICE}
+_PARAMETERS = {"pdf": {"markdown": "# A document\n\nMade while faults are injected."}}
+# The jobs are submitted within this part of the load's duration.
+JOBS_PART = 0.8
 FRESH_SECONDS = 5.0
 
 
 class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of a soak test."""
+    """The parameters of a soak test. `jobs`: how many requests of `handler` there are among the load.
+
+    `parameters` of the handler are a JSON object as text. `handlers` are modules, as in FILEMILL_HANDLERS.
+    """
 
     minutes: float = 10.0
     seed: int = 7
@@ -46,12 +64,31 @@ class SoakParameters(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = RATE
     workers: int = 3
     processing_seconds: float = 1.0
+    jobs: int = 0
+    handler: str = "pdf"
+    parameters: str = "{}"
+    handlers: str = ""
+
+    @property
+    def mix(self) -> JobMix | None:
+        """The requests of the handler among the load; None without any."""
+        if not self.jobs:
+            return None
+        expected = self.minutes * 60 * self.rate * JOBS_PART
+        return JobMix(self.handler, self.jobs, max(1, int(expected / self.jobs)), self.parameters)
 
 
 class SoakResult(msgspec.Struct, kw_only=True):
-    """The result of a soak test. Rates are per second, times in seconds."""
+    """The result of a soak test. Rates are per second, times in seconds.
+
+    `lost`: accepted requests that did not end. `doubled`: requests with more than one end, object or publication.
+    `jobs`: requests of the handler by their status.
+    """
 
     invariants: InvariantReport
+    lost: int
+    doubled: int
+    jobs: dict[str, int]
     accepted: int
     accepted_per_second: float
     drain_seconds: float
@@ -72,6 +109,34 @@ class SoakResult(msgspec.Struct, kw_only=True):
         return self.invariants.ok and not self.problems
 
 
+def job_options(jobs: int, handler: str, parameters: Path | None = None, handlers: str | None = None) -> dict[str, Any]:
+    """The fields of SoakParameters for requests of a handler that is installed here or built in.
+
+    `parameters` is a JSON file; None: a short text for `pdf`, no parameters for other handlers. `handlers` are modules;
+    None: those of the settings. Raises ValueError, which InvalidRequest is, and InvalidHandler.
+    """
+    settings = load(**({} if handlers is None else {"handlers": handlers}))
+    modules = split_list(settings.handlers)
+    registry = load_handlers(handler_sources(settings))
+    if handler in BUILT_IN and registry.get(handler) is None:
+        modules = [*modules, handler]
+        registry = load_handlers(HandlerSources(modules=tuple(modules), commands=settings.handlers_commands))
+    known = registry.get(handler)
+    if known is None:
+        names = ", ".join(sorted({*registry.names, *BUILT_IN}))
+        raise ValueError(
+            f"there is no handler {handler!r} here; there are: {names}. Install it or name its module in"
+            " FILEMILL_HANDLERS"
+        )
+    try:
+        text = parameters.read_text(encoding="utf-8") if parameters else json.dumps(_PARAMETERS.get(handler, {}))
+        text = encode_parameters(parse_parameters(text))
+        known.parameters.decode(text.encode())
+    except (OSError, PermanentError) as error:
+        raise ValueError(f"the parameters of the handler {handler}: {error}") from None
+    return {"jobs": jobs, "handler": handler, "parameters": text, "handlers": ",".join(modules)}
+
+
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
     """Run a soak test. Raises RuntimeError if the machine lacks what a fault needs."""
     without = set(parameters.without)
@@ -89,12 +154,14 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
         processing_seconds=parameters.processing_seconds,
         relays=2,
         syncs=2,
+        settings={"handlers": parameters.handlers} if parameters.handlers else {},
     )
     results = Results.create(f"soak-{parameters.protocol}-{parameters.seed}", parameters, root)
     say(f"Results in {results.folder}")
     with Lab(stack, journal=results.journal()) as lab:
         results.save_servers(lab.servers())
         began = time.time()
+        lab.load.mix = parameters.mix
         # Longer than the schedule can take: the load is stopped after it.
         lab.load.start(lambda load: load.open_loop([LoadStep(parameters.minutes * 60 * 4 + 600, parameters.rate)]))
         time.sleep(WARM_SECONDS)
@@ -113,7 +180,9 @@ def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], 
         except Unavailable as error:  # the invariants matter more than the figures
             say(f"Some frames were not saved: {error}")
         invariants = lab.check_invariants(history)
-        return _conclude(lab, results, planned, history, invariants, load_seconds, drained)
+        result = _conclude(lab, results, planned, history, invariants, load_seconds, drained)
+        say(f"lost {result.lost}, doubled {result.doubled}; jobs by status: {result.jobs or 'none'}")
+        return result
 
 
 def _wait_at_work(lab: Lab) -> None:
@@ -152,6 +221,9 @@ def _conclude(
     again = measures.repetitions(history)
     result = SoakResult(
         invariants=invariants,
+        lost=invariants.report.lost + invariants.report.in_flight,
+        doubled=_doubled(lab, invariants),
+        jobs=_jobs(lab),
         accepted=len(lab.load.submitted),
         accepted_per_second=round(len(lab.load.submitted) / load_seconds, 1),
         drain_seconds=round(drained, 1) if drained is not None else float("inf"),
@@ -167,11 +239,26 @@ def _conclude(
         folder=str(results.folder),
     )
     result.problems = list(_problems(result, planned, drained))
+    if (mix := lab.load.mix) is not None and result.jobs != {Status.COMPLETED: mix.count}:
+        result.problems.append(f"of {mix.count} jobs, by status: {result.jobs}")
     results.save_frame("recovery", recovered)
     results.save_invariants(invariants)
     (results.folder / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
     results.save_summary(_numbers(result))
     return result
+
+
+def _doubled(lab: Lab, invariants: InvariantReport) -> int:
+    """How many requests had more than one effect: ended twice, have an object too many, or were published twice."""
+    found = invariants.report.findings
+    ended_again = len(status_regressions(lab.engine) or ())
+    return ended_again + sum(found[code].count for code in _DOUBLES & found.keys())
+
+
+def _jobs(lab: Lab) -> dict[str, int]:
+    """The number of the jobs by status."""
+    with lab.engine.connect() as connection:
+        return {str(status): count for status, count in count_statuses_of(connection, lab.load.jobs).items() if count}
 
 
 def _problems(result: SoakResult, planned: list[chaos.ScheduledFault], drained: float | None) -> list[str]:

@@ -37,6 +37,21 @@ class CommitAudit(FindingCollection):
     executed_again: int = 0
 
 
+def combine(audits: Iterable[CommitAudit]) -> CommitAudit:
+    """The audits of several queues as one."""
+    total = CommitAudit()
+    for one in audits:
+        total.commits += one.commits
+        total.resets += one.resets
+        total.executions += one.executions
+        total.executed_again += one.executed_again
+        for code, finding in one.findings.items():
+            for example in finding.examples:
+                total.add_finding(code, example)
+            total.findings[code].count += finding.count - len(finding.examples)
+    return total
+
+
 def audit(
     commits: Sequence[StoredCommit],
     ends: Mapping[int, int],

@@ -49,6 +49,7 @@ class Execution(msgspec.Struct, frozen=True):
     upload_ms: float | None
     at: float
     published_at: datetime | None = None
+    queue: str = DEFAULT_QUEUE
 
 
 class OwnershipPeriod(msgspec.Struct, frozen=True, order=True):
@@ -68,6 +69,8 @@ class OwnershipPeriod(msgspec.Struct, frozen=True, order=True):
 class TopicHistory(msgspec.Struct):
     """The contents of the topics; each list is in the order of the moments."""
 
+    # The queue of the requests, executions and assignments.
+    queue: str = DEFAULT_QUEUE
     requests: list[RequestRecord] = []
     executions: list[Execution] = []
     events: list[StoredEvent] = []
@@ -140,6 +143,8 @@ class TopicHistory(msgspec.Struct):
         current: dict[tuple[str, int], int] = {}
         for stored in self.events:
             event = stored.event
+            if event.queue != self.queue:
+                continue
             if event.kind is EventKind.ASSIGNED and event.epoch is not None:
                 reported_at = event.timestamp.timestamp()
                 for partition in event.partitions:
@@ -167,12 +172,10 @@ def read_history(
     `recreations`: when `file.create` was deleted and created again, ascending.
     """
     scanner = TopicScanner(settings, admin, "audit", since)
-    history = TopicHistory(recreations=list(recreations))
     queue = settings.queue_name
+    history = TopicHistory(queue=queue, recreations=list(recreations))
     executions = [
-        found
-        for record in scanner.results()
-        if record.event.queue == queue and (found := execution_of(record)) is not None
+        found for record in scanner.results() if (found := execution_of(record)) is not None and found.queue == queue
     ]
     history.executions = deduplicate(sorted(executions, key=lambda execution: execution.at))
     for dead_letter in scanner.dead_letters():
@@ -213,6 +216,7 @@ def execution_of(record: ResultRecord) -> Execution | None:
         upload_ms=event.upload_ms,
         at=record.at,
         published_at=event.timestamp,
+        queue=event.queue,
     )
 
 

@@ -6,7 +6,8 @@ import msgspec
 
 from filemill.domain.offsets import RecordedReset, StoredCommit, encode_metadata
 from filemill.domain.topic_records import RequestRecord
-from filemill.verification.commits import CommitAudit, audit
+from filemill.verification.commits import CommitAudit, audit, combine
+from filemill.verification.findings import FindingCode
 from filemill.verification.topic_history import (
     NEVER,
     Execution,
@@ -300,3 +301,18 @@ def test_results_on_a_removed_topic_are_not_missed() -> None:
     history = TopicHistory(requests=[*requests(0), *requests(1, at=25.0)], results_since=20.0)
     assert audit([commit(1, 11)], {0: 2}, history, [owner(1)]).ok
     assert findings(audit([commit(2, 31)], {0: 2}, history, [owner(1)])) == {"commit-passed-unfinished"}
+
+
+def test_the_audits_of_queues_are_added_up() -> None:
+    first, second = CommitAudit(commits=2, executions=3, executed_again=1), CommitAudit(commits=1, resets=1)
+    for number in range(25):
+        first.add_finding(FindingCode.COMMIT_UNSIGNED, f"first {number}")
+    second.add_finding(FindingCode.COMMIT_UNSIGNED, "second")
+    second.add_finding(FindingCode.EXECUTED_TWICE, "again")
+    total = combine([first, second])
+    assert (total.commits, total.resets, total.executions, total.executed_again) == (3, 1, 3, 1)
+    assert {code: finding.count for code, finding in total.findings.items()} == {
+        FindingCode.COMMIT_UNSIGNED: 26,
+        FindingCode.EXECUTED_TWICE: 1,
+    }
+    assert combine([]).ok

@@ -1,12 +1,14 @@
 """The problems of a soak test besides violated invariants: it proved too little."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from filemill.lab.chaos import ScheduledFault
 from filemill.lab.invariants import InvariantReport
-from filemill.lab.soak import SoakResult, _problems
+from filemill.lab.load import JobMix
+from filemill.lab.soak import SoakParameters, SoakResult, _problems, job_options
 from filemill.verification.report import VerificationReport
 
 PLANNED = [ScheduledFault(1.0, "kafka killed", 0), ScheduledFault(2.0, "s3 hanging", 1)]
@@ -15,6 +17,9 @@ PLANNED = [ScheduledFault(1.0, "kafka killed", 0), ScheduledFault(2.0, "s3 hangi
 def result(**given: object) -> SoakResult:
     values = {
         "invariants": InvariantReport([], VerificationReport(), None, datetime.now(UTC)),
+        "lost": 0,
+        "doubled": 0,
+        "jobs": {},
         "accepted": 40_000,
         "accepted_per_second": 310.0,
         "drain_seconds": 5.0,
@@ -51,3 +56,37 @@ def test_proving_too_little_is_a_problem(given: dict[str, object], drained: floa
     assert list(_problems(one, PLANNED, drained)) == [problem]
     one.problems = [problem]
     assert not one.ok
+
+
+def test_jobs_are_spread_over_the_load() -> None:
+    assert SoakParameters().mix is None
+    mix = SoakParameters(minutes=2, rate=100, jobs=200, parameters='{"markdown": "text"}').mix
+    assert mix == JobMix("pdf", count=200, every=48, parameters='{"markdown": "text"}')
+    assert SoakParameters(minutes=0.5, rate=1, jobs=200).mix == JobMix("pdf", 200, 1)
+
+
+def test_the_options_of_jobs_name_the_module_and_the_parameters(tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    given.write_text('{"text": "hello"}')
+    assert job_options(3, "echo", given, "tests.handlers.misbehaving") == {
+        "jobs": 3,
+        "handler": "echo",
+        "parameters": '{"text":"hello"}',
+        "handlers": "tests.handlers.misbehaving",
+    }
+
+
+@pytest.mark.parametrize(
+    ("handler", "text", "reason"),
+    [
+        ("missing", "{}", "there is no handler 'missing' here; there are: allocate"),
+        ("echo", '{"text": 7}', "the parameters of the handler echo"),
+        ("echo", "[]", "must be a JSON object"),
+        ("echo", "", "must be a JSON object"),
+    ],
+)
+def test_jobs_that_no_worker_could_do_are_refused(tmp_path: Path, handler: str, text: str, reason: str) -> None:
+    given = tmp_path / "given.json"
+    given.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        job_options(3, handler, given, "tests.handlers.misbehaving")
