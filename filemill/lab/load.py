@@ -120,6 +120,10 @@ class LoadGenerator:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise the exception of the load on the thread, if it has ended with one."""
         if self._failure is not None:
             raise self._failure
 

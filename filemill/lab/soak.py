@@ -20,7 +20,7 @@ from filemill.config.settings import load
 from filemill.domain.files import Status
 from filemill.domain.origins import split_list
 from filemill.entrypoints.processor import handler_sources
-from filemill.errors import PermanentError, Unavailable
+from filemill.errors import Unavailable
 from filemill.handlers.registry import BUILT_IN, HandlerSources, load_handlers
 from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
@@ -32,7 +32,7 @@ from filemill.lab.stack import Lab
 from filemill.lab.status_regressions import status_regressions
 from filemill.queries.files import count_statuses_of
 from filemill.queries.verification import worker_vitals
-from filemill.services.job_requests import encode_parameters, parse_parameters
+from filemill.services.job_requests import check_parameters, encode_parameters, parse_parameters
 from filemill.verification.findings import FindingCode
 from filemill.verification.topic_history import TopicHistory
 
@@ -130,11 +130,16 @@ def job_options(jobs: int, handler: str, parameters: Path | None = None, handler
         )
     try:
         text = parameters.read_text(encoding="utf-8") if parameters else json.dumps(_PARAMETERS.get(handler, {}))
-        text = encode_parameters(parse_parameters(text))
-        known.parameters.decode(text.encode())
-    except (OSError, PermanentError) as error:
+        given = parse_parameters(text)
+        check_parameters(known.spec(), given)
+    except OSError as error:
         raise ValueError(f"the parameters of the handler {handler}: {error}") from None
-    return {"jobs": jobs, "handler": handler, "parameters": text, "handlers": ",".join(modules)}
+    return {
+        "jobs": jobs,
+        "handler": handler,
+        "parameters": encode_parameters(given),
+        "handlers": ",".join(modules),
+    }
 
 
 def soak(parameters: SoakParameters, root: Path = RESULTS, say: Callable[[str], None] = print) -> SoakResult:
@@ -190,6 +195,7 @@ def _wait_at_work(lab: Lab) -> None:
     since = max((entry.ended or 0.0 for entry in lab.journal.faults()), default=0.0)
     deadline = time.monotonic() + AT_WORK_SECONDS
     while time.monotonic() < deadline:
+        lab.load.check()
         with contextlib.suppress(Unavailable):
             if _records_in_progress(lab, since) >= LEAST_IN_FLIGHT:
                 return

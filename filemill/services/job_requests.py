@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.files import NewFile
-from filemill.domain.handlers import PARAMETERS_MAX_BYTES, TEXT_HANDLER, check_inputs
+from filemill.domain.handlers import PARAMETERS_MAX_BYTES, TEXT_HANDLER, HandlerSpec, check_inputs
 from filemill.domain.json_paths import json_path
 from filemill.domain.queues import choose_queue
 from filemill.errors import InvalidRequest
@@ -117,7 +117,7 @@ def parse_parameters(text: str) -> dict[str, Any]:
     return parameters
 
 
-def check_parameters(handler: HandlerView, parameters: dict[str, Any]) -> None:
+def check_parameters(handler: HandlerView | HandlerSpec, parameters: dict[str, Any]) -> None:
     """Check parameters against the handler's schema. Raises InvalidParameter, which names the place."""
     try:
         validator = _validator(json.dumps(handler.schema, sort_keys=True))

@@ -74,6 +74,14 @@ def test_a_try_reports_a_failure_with_its_reason(installed: Path) -> None:
     assert not (installed / "no.pdf").exists()
 
 
+def test_a_try_refuses_what_a_request_would_be_refused_for(installed: Path) -> None:
+    wrong = {"number": "1", "customer": "Ada", "lines": [{"text": "Ink", "quantity": 1, "price": 4.5}]}
+    (installed / "wrong.json").write_bytes(msgspec.json.encode(wrong))
+    tried = filemill(installed, "try", "invoice", "--parameters", str(installed / "wrong.json"))
+    assert tried.returncode == 2
+    assert "$.parameters.lines[0].price: 4.5 is not of type" in tried.stderr.replace("\n", " ")
+
+
 def test_a_module_that_cannot_be_imported_is_a_usage_error(installed: Path) -> None:
     listed = filemill(installed, "list", FILEMILL_HANDLERS="workers.missing")
     assert listed.returncode == 2

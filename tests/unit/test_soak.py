@@ -80,7 +80,7 @@ def test_the_options_of_jobs_name_the_module_and_the_parameters(tmp_path: Path) 
     ("handler", "text", "reason"),
     [
         ("missing", "{}", "there is no handler 'missing' here; there are: allocate"),
-        ("echo", '{"text": 7}', "the parameters of the handler echo"),
+        ("echo", '{"text": 7}', r"\$.parameters.text: 7 is not of type"),
         ("echo", "[]", "must be a JSON object"),
         ("echo", "", "must be a JSON object"),
     ],

@@ -12,7 +12,9 @@ LINES = [Line("Paper", 2, Decimal("4.50")), Line("Ink", 1, Decimal(20))]
 
 
 def test_an_invoice_is_a_pdf_with_its_number_and_total() -> None:
-    made = run(invoice, {"number": "2026-17", "customer": "Ada", "lines": [{"text": "Ink", "quantity": 3, "price": 7}]})
+    made = run(
+        invoice, {"number": "2026-17", "customer": "Ada", "lines": [{"text": "Ink", "quantity": 3, "price": "7.00"}]}
+    )
     assert made.body.startswith(b"%PDF-1.4")
     assert b"Invoice 2026-17" in made.body
     assert b"21.00" in made.body

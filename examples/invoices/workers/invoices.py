@@ -12,7 +12,7 @@ LINES_PER_PAGE = 40
 
 
 class Line(msgspec.Struct):
-    """One position of an invoice; `price` in euros."""
+    """One position of an invoice; `price` in euros, in JSON a text as "4.50": a number might be rounded."""
 
     text: str
     quantity: int

@@ -14,11 +14,12 @@ from filemill.domain.handlers import TEXT_SPEC, HandlerSpec
 from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, fail, plain, print_json, print_table, say
 from filemill.entrypoints.processor import handler_pool, handler_sources
-from filemill.errors import AttemptFailed, PermanentError, RetryLater
+from filemill.errors import AttemptFailed, InvalidRequest, PermanentError, RetryLater
 from filemill.handlers.definition import Handler
 from filemill.handlers.job import JobRequest
 from filemill.handlers.pool import AttemptHooks, AttemptUsage
 from filemill.handlers.registry import HandlerRegistry, load_handlers
+from filemill.services.job_requests import check_parameters, encode_parameters, parse_parameters
 from filemill_workers.file_processor.handlers import Handlers
 
 
@@ -72,7 +73,7 @@ def try_handler(
     handler = _find(registry, name)
     request = JobRequest(
         handler=name,
-        parameters=_read(parameters) if parameters is not None else b"{}",
+        parameters=_checked(handler, _read(parameters) if parameters is not None else b"{}"),
         id=1,
         title=title,
         requested_at=truncate_to_milliseconds(datetime.now(UTC)),
@@ -133,6 +134,18 @@ def _find(registry: HandlerRegistry, name: str) -> Handler:
             2,
         )
     return handler
+
+
+def _checked(handler: Handler, parameters: bytes) -> bytes:
+    """The parameters, checked as those of a request are."""
+    try:
+        given = parse_parameters(parameters.decode())
+        check_parameters(handler.spec(), given)
+    except UnicodeDecodeError as error:
+        fail(f"the parameters are not UTF-8: {error}", 2)
+    except InvalidRequest as error:
+        fail(f"{error.field}: {error.reason}", 2)
+    return encode_parameters(given).encode()
 
 
 def _read(path: Path) -> bytes:
