@@ -317,6 +317,9 @@ class Settings(BaseSettings):
     handlers_commands: dict[str, list[str]] = _setting(
         {}, description="Command lines that the handler `command` may run, as JSON: names with lists of arguments"
     )
+    handlers_templates: Path | None = _setting(
+        None, description="Folder with templates of the handler `pdf`: the template NAME is the file NAME.typ"
+    )
     processes: int = _setting(
         0, description="Processes of a processor that run handlers at the same time; 0: one per CPU", ge=0, le=1000
     )

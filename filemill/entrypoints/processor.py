@@ -67,7 +67,11 @@ def result_batching_seconds(settings: Settings) -> float:
 
 def handler_sources(settings: Settings) -> HandlerSources:
     """Where this process looks for handlers."""
-    return HandlerSources(modules=tuple(split_list(settings.handlers)), commands=settings.handlers_commands)
+    return HandlerSources(
+        modules=tuple(split_list(settings.handlers)),
+        commands=settings.handlers_commands,
+        templates=str(settings.handlers_templates.absolute()) if settings.handlers_templates else "",
+    )
 
 
 def handler_pool(settings: Settings) -> ChildPool:

@@ -18,11 +18,13 @@ BUILT_IN = {"pdf": ("typst", "markdown_it"), "table": ("duckdb", "xlsxwriter"), 
 class HandlerSources(msgspec.Struct, frozen=True):
     """Where to look for handlers. `modules`: names of modules, besides the entry points; or names in BUILT_IN.
 
-    `commands`: the command lines of the handler "command", by name.
+    `commands`: the command lines of the handler "command", by name. `templates`: the folder of the templates of the
+    handler "pdf"; "" for none.
     """
 
     modules: tuple[str, ...] = ()
     commands: dict[str, list[str]] = {}
+    templates: str = ""
 
 
 class HandlerRegistry:
@@ -75,18 +77,24 @@ def _all(sources: HandlerSources) -> Iterator[tuple[Handler, str]]:
             yield from _of(loaded, origin)
     for module in sources.modules:
         if module in BUILT_IN:
-            yield from _built_in(module)
+            yield from _built_in(module, sources)
         else:
             yield from _in_module(module, f'the module "{module}"')
 
 
-def _built_in(name: str) -> Sequence[tuple[Handler, str]]:
+def _built_in(name: str, sources: HandlerSources) -> Sequence[tuple[Handler, str]]:
     missing = [library for library in BUILT_IN[name] if importlib.util.find_spec(library) is None]
     if missing:
         raise InvalidHandler(
             f'The handler "{name}" needs {" and ".join(missing)}: install filemill with the extra `handlers`'
         )
-    return _in_module(f"filemill.handlers.builtin.{name}", f'the built-in "{name}"')
+    origin = f'the built-in "{name}"'
+    if name == "pdf":
+        # It needs the API of handlers, which imports this module.
+        from filemill.handlers.builtin.pdf import pdf_handler  # noqa: PLC0415
+
+        return [(pdf_handler(sources.templates), origin)]
+    return _in_module(f"filemill.handlers.builtin.{name}", origin)
 
 
 def _in_module(module: str, origin: str) -> Sequence[tuple[Handler, str]]:

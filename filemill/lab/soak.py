@@ -21,7 +21,7 @@ from filemill.domain.files import Status
 from filemill.domain.origins import split_list
 from filemill.entrypoints.processor import handler_sources
 from filemill.errors import Unavailable
-from filemill.handlers.registry import BUILT_IN, HandlerSources, load_handlers
+from filemill.handlers.registry import BUILT_IN, load_handlers
 from filemill.lab import chaos, figures, frames, measures
 from filemill.lab.clock import REMEDY
 from filemill.lab.invariants import InvariantReport
@@ -120,7 +120,7 @@ def job_options(jobs: int, handler: str, parameters: Path | None = None, handler
     registry = load_handlers(handler_sources(settings))
     if handler in BUILT_IN and registry.get(handler) is None:
         modules = [*modules, handler]
-        registry = load_handlers(HandlerSources(modules=tuple(modules), commands=settings.handlers_commands))
+        registry = load_handlers(msgspec.structs.replace(handler_sources(settings), modules=tuple(modules)))
     known = registry.get(handler)
     if known is None:
         names = ", ".join(sorted({*registry.names, *BUILT_IN}))

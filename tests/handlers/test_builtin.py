@@ -27,13 +27,15 @@ SOURCES = HandlerSources(
 )
 
 
-def run_all(tmp_path: Path, jobs: Sequence[tuple[str, object, dict[str, Path]]]) -> list[bytes | Exception]:
+def run_all(
+    tmp_path: Path, jobs: Sequence[tuple[str, object, dict[str, Path]]], sources: HandlerSources = SOURCES
+) -> list[bytes | Exception]:
     """Run these jobs in one process; returns the results, or what they raised."""
 
     async def scenario() -> list[bytes | Exception]:
         (tmp_path / "pool").mkdir(exist_ok=True)
-        pool = ChildPool(PoolOptions(sources=SOURCES, size=1, folder=tmp_path / "pool"))
-        handlers = load_handlers(SOURCES)
+        pool = ChildPool(PoolOptions(sources=sources, size=1, folder=tmp_path / "pool"))
+        handlers = load_handlers(sources)
         found: list[bytes | Exception] = []
         for name, parameters, inputs in jobs:
             handler = handlers.get(name)
@@ -65,6 +67,77 @@ def test_markdown_becomes_a_pdf_and_nothing_in_it_is_code(tmp_path: Path) -> Non
     assert isinstance(first, bytes), first
     assert first.startswith(b"%PDF-")
     assert first == second
+
+
+TEMPLATE = """#import "parts.typ": greeting
+#let data = json(bytes(sys.inputs.data))
+= #sys.inputs.title
+#greeting(data.name) #datetime.today().display()
+"""
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Path:
+    """A folder with the template `letter`, what it imports, one that reads other files, and one that is a link."""
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (tmp_path / "secret.typ").write_text("secret")
+    (folder / "letter.typ").write_text(TEMPLATE)
+    (folder / "parts.typ").write_text("#let greeting(name) = [Dear #name]")
+    (folder / "curious.typ").write_text('#read("../secret.typ")')
+    (folder / "link.typ").symlink_to(tmp_path / "secret.typ")
+    return folder
+
+
+def test_a_template_becomes_a_pdf_with_data_that_are_no_code(tmp_path: Path, templates: Path) -> None:
+    parameters = {"template": "letter", "data": {"name": '#panic("no") ' * 3}}
+    first, second, other = run_all(
+        tmp_path,
+        [("pdf", parameters, {}), ("pdf", parameters, {}), ("pdf", {**parameters, "data": {"name": "Ada"}}, {})],
+        HandlerSources(modules=("pdf",), templates=str(templates)),
+    )
+    assert isinstance(first, bytes), first
+    assert first.startswith(b"%PDF-")
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"template": "../secret"}, "template"),
+        ({"template": "/etc/passwd"}, "template"),
+        ({"template": "Letter"}, "template"),
+        ({"template": "letter\n"}, "template"),
+        ({"template": "absent"}, 'no template "absent". There are: curious, letter, link, parts'),
+        ({"template": "link"}, 'no template "link"'),
+        ({"template": "curious"}, "cannot be rendered"),
+        ({"template": "letter"}, "cannot be rendered"),
+        ({"template": "letter", "markdown": "text"}, 'needs either "markdown" or "template"'),
+        ({}, 'needs either "markdown" or "template"'),
+        ({"markdown": "text", "data": {"a": 1}}, '"data" are for a template'),
+    ],
+)
+def test_a_request_cannot_leave_the_folder_of_the_templates(
+    tmp_path: Path, templates: Path, parameters: dict[str, object], words: str
+) -> None:
+    (result,) = run_all(tmp_path, [("pdf", parameters, {})], HandlerSources(modules=("pdf",), templates=str(templates)))
+    assert isinstance(result, PermanentError), result
+    assert words in str(result)
+    assert "secret" not in str(result).replace("../secret", "")
+
+
+def test_the_version_of_pdf_changes_with_its_templates(templates: Path) -> None:
+    def version(folder: str) -> str:
+        found = load_handlers(HandlerSources(modules=("pdf",), templates=folder)).get("pdf")
+        assert found is not None
+        return found.version
+
+    before = version(str(templates))
+    assert version(str(templates)) == before != version("")
+    (templates / "parts.typ").write_text("#let greeting(name) = [Hello #name]")
+    assert version(str(templates)) != before
+    with pytest.raises(InvalidHandler, match=r"FILEMILL_HANDLERS_TEMPLATES names .*, which is not a folder"):
+        version(str(templates / "absent"))
 
 
 def test_a_query_reads_rows_and_inputs(tmp_path: Path) -> None:
