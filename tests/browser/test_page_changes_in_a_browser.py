@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 # The top bar asks for a refresh every 2 s.
 LATE_MILLISECONDS = 10_000
@@ -13,9 +14,13 @@ SETTLE_MILLISECONDS = 2500
 
 @dataclass
 class SlowConnection:
-    """The page's connection. While `held` is set, nothing that the server sends arrives; `asked` are the requests."""
+    """The page's connection. While `held` is set, nothing that the server sends arrives.
+
+    `asked` are the requests; `answered` is the number of messages that begin or end a refresh.
+    """
 
     held: bool = False
+    answered: int = 0
     asked: list[BackMsg] = field(default_factory=list)
     _waiting: list[bytes | str] = field(default_factory=list)
     _browser: WebSocketRoute | None = None
@@ -31,6 +36,8 @@ class SlowConnection:
             server.send(message)
 
         def to_browser(message: bytes | str) -> None:
+            if isinstance(message, bytes):
+                self.answered += len(ForwardMsg.FromString(message).metadata.run.fragment_ids) > 0
             if self.held:
                 self._waiting.append(message)
             else:
@@ -82,3 +89,23 @@ def test_a_refresh_of_the_former_page_does_not_break_the_new_one(
     expect(page.get_by_role("heading", name=target, level=1)).to_be_attached()
     expect(page.locator(".age")).to_be_visible()
     assert page.evaluate("sessionStorage.getItem('filemill-reloaded-at')") is None
+    # The new page is refreshed.
+    answered = connection.answered
+    for _ in range(LATE_MILLISECONDS // 100):
+        page.wait_for_timeout(100)
+        if connection.answered > answered:
+            break
+    assert connection.answered > answered
+
+
+def test_a_page_is_refreshed_after_it_was_loaded(page: Page, connection: SlowConnection) -> None:
+    for path in ("/", "/workers"):
+        page.goto(path)
+        expect(page.locator(".age")).to_be_visible()
+        page.wait_for_timeout(SETTLE_MILLISECONDS)
+        answered = connection.answered
+        for _ in range(LATE_MILLISECONDS // 100):
+            page.wait_for_timeout(100)
+            if connection.answered > answered:
+                break
+        assert connection.answered > answered

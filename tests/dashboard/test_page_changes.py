@@ -33,6 +33,13 @@ def begins(page: str, part: str = "") -> bytes:
     return bytes(message.SerializeToString())
 
 
+def shows(page: str) -> bytes:
+    """The server's message that names the page which `st.navigation` has chosen."""
+    message = ForwardMsg()
+    message.navigation.page_script_hash = page
+    return bytes(message.SerializeToString())
+
+
 def test_a_refresh_of_the_page_that_was_left_is_dropped() -> None:
     changes = PageChanges()
     assert changes.accept(run("files"))
@@ -45,10 +52,17 @@ def test_a_refresh_of_the_page_that_was_left_is_dropped() -> None:
 def test_the_first_request_names_no_page() -> None:
     changes = PageChanges()
     assert changes.accept(run(""))
+    changes.sent(begins("entry script"))
     assert changes.accept(refresh("files"))
-    changes.sent(begins("files"))
+    changes.sent(shows("files"))
     assert changes.accept(refresh("files"))
     assert changes.accept(refresh(""))
+    assert changes.accept(run("workers"))
+    assert not changes.accept(refresh("files"))
+    changes.sent(shows("workers"))
+    assert changes.accept(run("files"))
+    assert changes.accept(refresh("files"))
+    assert not changes.accept(refresh("workers"))
 
 
 def test_the_server_may_change_the_page() -> None:

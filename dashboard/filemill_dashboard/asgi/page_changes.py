@@ -40,13 +40,18 @@ class FormerPageFilter:
 
 
 class PageChanges:
-    """The page of one connection: the one that the browser asked for, or that the server sent, whichever was later."""
+    """The pages of one connection: the present one, and those that were left. Requests of other pages are not dropped.
+
+    The present page is the one that the browser asked for or that the server sent, whichever was later. At first a
+    browser names no page, and the server sends the entry script's hash before that of the page.
+    """
 
     def __init__(self) -> None:
         self._page = ""
+        self._left: set[str] = set()
 
     def accept(self, message: bytes) -> bool:
-        """Note a message of the browser. Returns False if it is a request for a part of a former page."""
+        """Note a message of the browser. Returns False if it is a request for a part of a page that was left."""
         try:
             request = BackMsg.FromString(message)
         except DecodeError:
@@ -55,12 +60,21 @@ class PageChanges:
             return True
         page = request.rerun_script.page_script_hash
         if request.rerun_script.fragment_id:
-            return not page or not self._page or page == self._page
-        self._page = page or self._page
+            return page not in self._left
+        self._change(page)
         return True
 
     def sent(self, message: bytes) -> None:
         """Note a message of the server: a run of a whole page may begin another page than the one asked for."""
         answer = ForwardMsg.FromString(message)
-        if answer.WhichOneof("type") == "new_session" and not answer.metadata.run.fragment_ids:
-            self._page = answer.new_session.page_script_hash
+        kind = answer.WhichOneof("type")
+        if kind == "new_session" and not answer.metadata.run.fragment_ids:
+            self._change(answer.new_session.page_script_hash)
+        elif kind == "navigation":
+            self._change(answer.navigation.page_script_hash)
+
+    def _change(self, page: str) -> None:
+        if page and page != self._page:
+            self._left.add(self._page)
+            self._left -= {page, ""}
+            self._page = page
