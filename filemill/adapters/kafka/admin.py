@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,13 @@ _GROUP_HAS_MEMBERS = {
     KafkaError.STALE_MEMBER_EPOCH,
     KafkaError.FENCED_MEMBER_EPOCH,
 }
+# The broker's errors while a group moves to it, for example after a restart.
+_COORDINATOR_LOADING = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+_RETRY_SECONDS = 0.1
 
 
 class AdminConflict(enum.StrEnum):
@@ -140,14 +148,23 @@ class KafkaAdmin:
             client.create_partitions([NewPartitions(topic, total)], operation_timeout=self._timeout)[topic].result()
 
     def describe_group(self, group: str, topic: str) -> GroupDescription:
-        """State, members and assignment of a group. A group that does not exist is `DEAD` without members."""
-        with self._requesting() as client:
-            try:
-                found: Any = client.describe_consumer_groups([group], request_timeout=self._timeout)[group].result()
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                    return GroupDescription("DEAD", None, None, [])
-                raise
+        """State, members and assignment of a group. A group that does not exist is `DEAD` without members.
+
+        Waits for a coordinator that is still loading the group, as long as for a response.
+        """
+        deadline = time.monotonic() + self._timeout
+        found: Any = None
+        while found is None:
+            with self._requesting() as client:
+                try:
+                    found = client.describe_consumer_groups([group], request_timeout=self._timeout)[group].result()
+                except KafkaException as error:
+                    code = error.args[0].code()
+                    if code == KafkaError.GROUP_ID_NOT_FOUND:
+                        return GroupDescription("DEAD", None, None, [])
+                    if code not in _COORDINATOR_LOADING or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_RETRY_SECONDS)
         kind = getattr(found, "type", None)
         members = [
             MemberDescription(
