@@ -60,7 +60,7 @@ FORGET = "workers.forget"
 WORKER_RUNS = "worker-runs"
 
 
-class UnknownWorker(LookupError):
+class UnknownWorker(NotFound):
     """No worker of this name has ever sent an event."""
 
     code = "unknown-worker"

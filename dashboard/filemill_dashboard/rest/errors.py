@@ -19,6 +19,7 @@ from filemill.domain.cursors import InvalidCursor
 from filemill.domain.idempotency import HEADER, KeyReused
 from filemill.domain.origins import redact_passwords
 from filemill.errors import Forbidden, InvalidRequest, Unavailable
+from filemill.services.operations import UnknownWorker
 from filemill_dashboard.rest.methods import allowed_methods
 from filemill_dashboard.state.identity import REQUEST_ID
 
@@ -98,6 +99,10 @@ async def _on_forbidden(_request: Request, error: Exception) -> Response:
     return error_response(403, error.code, str(error))
 
 
+async def _on_unknown_worker(_request: Request, error: Exception) -> Response:
+    return error_response(404, "not_found", str(error), "id")
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
@@ -118,6 +123,7 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
     RequestValidationError: _on_invalid_parameter,
     Unavailable: _on_unavailable,
     Forbidden: _on_forbidden,
+    UnknownWorker: _on_unknown_worker,
     HTTPException: _on_http_error,
 }
 

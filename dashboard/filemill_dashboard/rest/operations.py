@@ -22,7 +22,7 @@ from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
 from filemill.queries.overview import Overview, overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, WorkerView, count_workers, list_workers
-from filemill.services.operations import Operations, UnknownWorker
+from filemill.services.operations import Operations
 from filemill_dashboard.rest.body import read_record
 from filemill_dashboard.rest.errors import ApiError, json_response
 from filemill_dashboard.rest.path import FileIdPath
@@ -244,10 +244,7 @@ def _add_worker_commands(app: FastAPI, services: Services, threads: RequestThrea
     async def send(command: WorkerCommandKind, worker_id: str, request: Request) -> Response:
 
         def work() -> None:
-            try:
-                services.operations.command_workers(command, worker_id, request_principal(request))
-            except UnknownWorker as error:
-                raise ApiError(404, "not_found", str(error), "id") from None
+            services.operations.command_workers(command, worker_id, request_principal(request))
 
         await threads.run(work, 2 * threads.timeout_seconds)
         return Response(status_code=204)
@@ -267,8 +264,6 @@ def _add_worker_commands(app: FastAPI, services: Services, threads: RequestThrea
         def work() -> None:
             try:
                 services.operations.forget_workers([worker_id], request_principal(request))
-            except UnknownWorker as error:
-                raise ApiError(404, "not_found", str(error), "id") from None
             except Conflict as error:
                 raise ApiError(409, "not_possible", str(error), "id") from None
 

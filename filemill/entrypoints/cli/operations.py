@@ -68,7 +68,7 @@ def retry(
 ) -> None:
     """Process failed or cancelled files again, each in a new run; also files whose records are gone from Kafka."""
     settings = load(home=home)
-    selection = FileSelection(every, search.strip(), queue, handler)
+    selection = _selection(every, search, queue, handler)
     if lost:
         _retry_lost(_operations(settings), named=bool(ids or every or selection.narrow), as_json=as_json)
         return
@@ -100,7 +100,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel files that are pending or processing."""
-    settings, selection = load(home=home), FileSelection(every, search.strip(), queue, handler)
+    settings, selection = load(home=home), _selection(every, search, queue, handler)
     _apply(settings, FileAction.CANCEL, _chosen(settings, FileAction.CANCEL, ids, selection), as_json=as_json)
 
 
@@ -116,11 +116,16 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete files that are completed, failed or cancelled, and their objects."""
-    settings = load(home=home)
-    chosen = _chosen(settings, FileAction.DELETE, ids, FileSelection(every, search.strip(), queue, handler))
+    settings, selection = load(home=home), _selection(every, search, queue, handler)
+    chosen = _chosen(settings, FileAction.DELETE, ids, selection)
     if not yes:
         _confirm_deletion(settings, chosen)
     _apply(settings, FileAction.DELETE, chosen, as_json=as_json)
+
+
+def _selection(status: Status | None, search: str, queue: str, handler: str) -> FileSelection:
+    """The filter that the options describe."""
+    return FileSelection(status, search.strip(), queue, handler)
 
 
 def _chosen(settings: Settings, action: FileAction, ids: Sequence[int] | None, selection: FileSelection) -> list[int]:

@@ -11,14 +11,12 @@ from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS, WorkerCondition
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
-from filemill.entrypoints.cli.output import AsJson, fail, print_json, print_table, say
-from filemill.errors import Conflict
+from filemill.entrypoints.cli.output import AsJson, exit_if_refused, fail, print_json, print_table, say
 from filemill.queries import workers as worker_queries
 from filemill.queries.stalls import current_stalls
 from filemill.queries.workers import WorkerView
 from filemill.runtime.stack_state import running_stack
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
-from filemill.services.operations import UnknownWorker
 from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
 from filemill_dashboard.views.plurals import counted
 
@@ -117,12 +115,10 @@ def resume(worker: WorkerName = None, home: Home = None) -> None:
 
 
 def _command(kind: WorkerCommandKind, worker: str | None, home: Path | None) -> None:
-    try:
-        settings = load(home=home)
-        operations = bootstrap.operations(settings, bootstrap.create_engine(settings, "workers"))
+    settings = load(home=home)
+    operations = bootstrap.operations(settings, bootstrap.create_engine(settings, "workers"))
+    with exit_if_refused():
         operations.command_workers(kind, worker, principal())
-    except UnknownWorker as error:
-        fail(str(error), 1)
 
 
 def scale(
@@ -162,10 +158,8 @@ def forget(
         fail("give either names of workers, or --all", 2)
     settings = load(home=home)
     operations = bootstrap.operations(settings, bootstrap.create_engine(settings, "workers"))
-    try:
+    with exit_if_refused():
         forgotten = operations.forget_workers(None if every else workers, principal())
-    except (UnknownWorker, Conflict) as error:
-        fail(str(error), 1)
     say(f"{counted(len(forgotten), 'worker')} forgotten" + (f": {', '.join(forgotten)}" if forgotten else ""))
     left = [name for name in workers or [] if name not in forgotten]
     if left:
