@@ -127,7 +127,7 @@ def build_app(settings: Settings) -> ASGIApp:
     rest = build_api(
         services,
         lambda: check_all(services, health_pool, settings.server_timeout_seconds),
-        lambda workers: current().worker_states(workers),
+        current,
     )
     coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
     authorized = RestAuthorization(coalesced, engine, RequestThreads(settings))

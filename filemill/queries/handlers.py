@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from filemill.domain.handlers import TEXT_HANDLER, TEXT_SPEC, HandlerSpec
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS
+from filemill.queries.workers import GONE_LISTED, silence_known
 
 
 class HandlerVersion(msgspec.Struct, frozen=True):
@@ -57,9 +58,14 @@ _OF_WORKERS = sa.text("""
 
 
 def live_handlers(connection: sa.Connection) -> list[HandlerView]:
-    """All handlers that a running worker has, by name; the text handler is always among them."""
+    """All handlers that a running worker has, by name; the text handler is always among them.
+
+    While Kafka is unreachable nobody knows which workers run. Then these are the handlers that were known last, so that
+    requests for them are still accepted.
+    """
     found: dict[str, list[tuple[str, HandlerSpec]]] = {}
-    for row in connection.execute(_LIVE, {"dead": DEAD_AFTER_SECONDS}):
+    seconds = DEAD_AFTER_SECONDS if silence_known(connection) else GONE_LISTED.total_seconds()
+    for row in connection.execute(_LIVE, {"dead": seconds}):
         found.setdefault(row.name, []).append((row.version, msgspec.convert(row.spec, HandlerSpec)))
     found.setdefault(TEXT_HANDLER, [])
     return [_view(name, announced) for name, announced in sorted(found.items())]

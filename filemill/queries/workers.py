@@ -116,6 +116,23 @@ def count_workers(connection: sa.Connection, query: WorkerQuery = ALL_WORKERS) -
     return {condition: found.get(condition, 0) for condition in WorkerCondition}
 
 
+# Whether the silence of a worker means that it sends nothing. If no worker was heard and the group monitor did not
+# reach Kafka ten seconds ago either, the events did not arrive.
+_SILENCE_KNOWN = sa.text("""
+    SELECT EXISTS (SELECT FROM workers WHERE heard_at > clock_timestamp() - make_interval(secs => :dead))
+        OR NOT EXISTS (SELECT FROM group_samples)
+        OR EXISTS (
+            SELECT FROM group_samples WHERE sampled_at BETWEEN now() - make_interval(secs => :dead + 5)
+                AND now() - make_interval(secs => :dead)
+        )
+""")
+
+
+def silence_known(connection: sa.Connection) -> bool:
+    """Whether a worker that was not heard of is dead. If not, Kafka was unreachable: what was known last may hold."""
+    return bool(connection.execute(_SILENCE_KNOWN, {"dead": DEAD_AFTER_SECONDS}).scalar_one())
+
+
 def _parameters(query: WorkerQuery) -> dict[str, object]:
     return {
         "listed": GONE_LISTED,

@@ -24,7 +24,7 @@ from filemill_dashboard.asgi.authentication import SESSION_SECONDS, Authenticati
 from filemill_dashboard.rest.app import build_api
 from filemill_dashboard.rest.permissions import ENDPOINTS, RestAuthorization, required
 from filemill_dashboard.rest.threads import RequestThreads
-from filemill_dashboard.state import principals
+from filemill_dashboard.state import page_data, principals
 from filemill_dashboard.state.identity import IDENTITY_HEADER, PRINCIPAL, Identity, decode_identity
 from filemill_dashboard.state.services import Services
 
@@ -353,7 +353,7 @@ def test_a_path_with_a_line_feed_at_its_end_is_unknown() -> None:
 def test_each_endpoint_of_the_app_is_in_the_table() -> None:
     given = load()
     engine = bootstrap.create_engine(given, "test")
-    app = build_api(Services(given, engine), list, lambda _workers: {})
+    app = build_api(Services(given, engine), list, page_data.current)
     engine.dispose()
     routes = [route for route in app.routes if isinstance(route, Route) and route.methods]
     assert {(method, route.path) for route in routes for method in route.methods or ()} == set(ENDPOINTS)

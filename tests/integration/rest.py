@@ -73,7 +73,7 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Rest]:
         app = build_api(
             services,
             lambda: check_all(services, health_pool, settings.server_timeout_seconds),
-            data.worker_states,
+            lambda: data,
         )
         authorized = RestAuthorization(app, engine, RequestThreads(settings))
         filtered = ResponseHeaders(RequestFilter(authentication(authorized, services), settings))

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from filemill.runtime.stack_state import ProcessRef, StackState, WorkerState, wr
 from filemill.runtime.supervisor_client import SupervisorCommand, SupervisorResponse
 from filemill.services import stack_workers
 from tests.integration import topics
+from tests.integration.test_rest_health import closed_port
 
 Command = Callable[..., Result]
 
@@ -162,6 +163,34 @@ def test_quiet_workers_and_their_partitions_are_named(command: Command, engine: 
     line = next(line for line in command("workers", "list").stdout.splitlines() if line.startswith("w "))
     assert "idle, quiet" in line
     assert " P2 " in line
+
+
+def test_without_kafka_what_workers_do_is_unknown(
+    command: Command, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = "INSERT INTO leases (name, holder, fencing, expires_at) VALUES ('sync', 's', 1, now() + interval '1 h')"
+    kinds = {"busy": EventKind.HEARTBEAT, "gone": EventKind.HEARTBEAT, "stopped": EventKind.STOPPED}
+    with engine.begin() as connection:
+        connection.execute(sa.text(hold))
+        for number, (name, kind) in enumerate(kinds.items()):
+            at = datetime.now(UTC) - timedelta(minutes=name == "gone")
+            event = WorkerEvent(kind=kind, worker_id=name, timestamp=at, owned=[2], vitals=Vitals(in_flight=1))
+            store_events(connection, [ReceivedEvent(0, number, event)])
+
+    def listed() -> tuple[dict[str, str], Any, str]:
+        shown = command("workers", "list")
+        found = json.loads(command("workers", "list", "--json").stdout)
+        return {one["id"]: one["condition"] for one in found}, found[0]["stalled"], shown.stdout + shown.stderr
+
+    states, stalled, text = listed()
+    assert (states, stalled) == ({"busy": "busy", "gone": "dead", "stopped": "stopped"}, [])
+    assert "Kafka" not in text
+    monkeypatch.setenv("FILEMILL_KAFKA_BROKER", f"127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("FILEMILL_SERVER_TIMEOUT_SECONDS", "1")
+    states, stalled, text = listed()
+    assert (set(states.values()), stalled) == ({"unknown"}, None)
+    assert "Kafka is unreachable, so what the workers do is unknown." in text
+    assert "dead" not in text
 
 
 def test_workers_that_have_stopped_are_forgotten(command: Command, engine: sa.Engine) -> None:

@@ -17,6 +17,7 @@ from filemill.config.settings import as_environment
 from filemill.domain.handlers import PARAMETERS_MAX_BYTES, HandlerSpec
 from filemill.queries.handlers import live_handlers
 from tests.integration.announcements import INVOICE, announce, stop
+from tests.integration.group_samples import insert_samples
 from tests.integration.rest import Rest
 
 LINE = {"text": "Work", "price": 12.5}
@@ -110,6 +111,16 @@ def test_an_unknown_handler_is_refused_with_the_list_of_those_that_exist(rest: R
     announce(rest.services.engine, INVOICE, worker="worker-2", seconds_ago=30)
     assert error_of(post(rest, handler="invoice", parameters=PARAMETERS)) == (422, "handler"), "it is dead"
     assert [one["name"] for one in rest.client.get("/api/handlers").json()["items"]] == ["text"]
+
+
+def test_while_kafka_is_unreachable_the_handlers_that_were_known_last_are_accepted(rest: Rest) -> None:
+    announce(rest.services.engine, INVOICE, seconds_ago=30)
+    with rest.services.engine.begin() as connection:
+        insert_samples(connection, {0: 0}, since=90, upto=30)  # the group monitor has reached Kafka until then
+    assert post(rest, handler="invoice", parameters=PARAMETERS).status_code == 201
+    with rest.services.engine.begin() as connection:
+        insert_samples(connection, {1: 0}, since=20)
+    assert error_of(post(rest, handler="invoice", parameters=PARAMETERS)) == (422, "handler"), "it is dead"
 
 
 def test_handlers_are_listed_with_their_schema_and_versions(rest: Rest) -> None:

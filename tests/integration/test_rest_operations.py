@@ -20,6 +20,7 @@ from filemill.queries.group import Lags, PartitionLag
 from filemill.queries.overview import overview
 from filemill.services.audit import record
 from tests.integration import topics
+from tests.integration.group_samples import insert_samples
 from tests.integration.processes import wait_until
 from tests.integration.rest import Rest, change, serving
 from tests.integration.test_rest_health import closed_port
@@ -274,6 +275,25 @@ def test_a_silent_worker_is_dead_and_without_kafka_it_is_unknown(settings: Setti
         becomes("dead", rest)
     with serving(settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})) as rest:
         becomes("unknown", rest)
+
+
+def test_without_kafka_the_group_is_unknown(settings: Settings, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        insert_samples(connection, {0: 990}, group=settings.kafka_group)
+    with serving(settings) as rest:
+        known = rest.client.get("/api/pipeline").json()
+        assert (known["group"]["state"], known["lags"]["partitions"][0]["lag"]) == ("STABLE", 10)
+        assert known["unreachable"] == []
+    with serving(settings.model_copy(update={"kafka_broker": f"127.0.0.1:{closed_port()}"})) as rest:
+
+        def unreachable() -> bool:
+            found: list[str] = rest.client.get("/api/pipeline").json()["unreachable"]
+            return found == ["kafka"]
+
+        wait_until(unreachable, CHECK_SECONDS, "Kafka is unreachable")
+        unknown = rest.client.get("/api/pipeline").json()
+        assert (unknown["group"], unknown["lags"], unknown["flow"]["committed"]) == (None, None, None)
+        assert unknown["counts"] == known["counts"]
 
 
 def test_a_worker_that_has_stopped_is_forgotten_and_one_that_runs_is_not(rest: Rest, engine: sa.Engine) -> None:

@@ -43,7 +43,7 @@ from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
-from filemill_dashboard.rest.operations import WorkerStates, add_operations
+from filemill_dashboard.rest.operations import LiveView, add_operations
 from filemill_dashboard.rest.path import FileIdPath
 from filemill_dashboard.rest.schema import NEW_FILE_BODY, complete_document, optional, responses, with_response_header
 from filemill_dashboard.rest.scripts import add_scripts
@@ -68,11 +68,11 @@ MAYBE_ACCEPTED = f"The request may have been accepted. Use an {HEADER} header to
 
 
 def build_api(
-    services: Services, check_servers: Callable[[], list[ServerHealth]], worker_states: WorkerStates
+    services: Services, check_servers: Callable[[], list[ServerHealth]], view: Callable[[], LiveView]
 ) -> FastAPI:
     """The ASGI app for all paths that are not pages.
 
-    `check_servers` may block for the server timeout. `worker_states` gives the states of workers that pages show.
+    `check_servers` may block for the server timeout. `view` gives what pages know now.
     """
     app = FastAPI(
         title="filemill",
@@ -87,7 +87,7 @@ def build_api(
     add_export(app, services)
     _add_files(app, services, threads)
     add_handlers_of_workers(app, services, threads)
-    add_operations(app, services, threads, worker_states)
+    add_operations(app, services, threads, view)
     add_offsets(app, services, threads)
     add_notebook(app, services, threads)
     _add_health(app, check_servers)

@@ -5,7 +5,7 @@ Each change is recorded in `operations` with the address of the client.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from fastapi import FastAPI, Path, Query, Request
@@ -20,7 +20,7 @@ from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Conflict, Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
 from filemill.queries.files import get_file
-from filemill.queries.overview import Overview, overview
+from filemill.queries.overview import overview
 from filemill.queries.workers import WORKERS_MAX, WorkerQuery, WorkerView, count_workers, list_workers
 from filemill.services.operations import Operations
 from filemill_dashboard.rest.body import read_record
@@ -33,6 +33,7 @@ from filemill_dashboard.rest.records import (
     DeadLetterItem,
     DeadLetterList,
     FileSelector,
+    PipelineState,
     ReplayRequest,
     ReplayResult,
     RetrySelector,
@@ -43,9 +44,18 @@ from filemill_dashboard.rest.schema import body_of, optional, responses
 from filemill_dashboard.rest.threads import RequestThreads, client_waits
 from filemill_dashboard.state.principals import request_principal
 from filemill_dashboard.state.services import Services
-from filemill_dashboard.views.visibility import ShownState
+from filemill_dashboard.views.visibility import ShownState, Visibility
 
-WorkerStates = Callable[[Sequence[WorkerView]], Mapping[str, ShownState]]
+
+class LiveView(Protocol):
+    """What is known now of servers and workers, as pages show it."""
+
+    def visibility(self) -> Visibility:
+        """Which servers are unreachable."""
+
+    def worker_states(self, workers: Sequence[WorkerView]) -> Mapping[str, ShownState]:
+        """The states of workers, by id."""
+
 
 # Members of the group, and partitions of a topic, in one response.
 PIPELINE_MAX = 1000
@@ -53,14 +63,14 @@ PIPELINE_MAX = 1000
 DEAD_LETTERS_TIMEOUT_FACTOR = 3
 
 
-def add_operations(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
-    """Add the endpoints. `states` gives the states of workers that pages show, by id."""
+def add_operations(app: FastAPI, services: Services, threads: RequestThreads, view: Callable[[], LiveView]) -> None:
+    """Add the endpoints."""
     _add_file_actions(app, services, threads)
     _add_bulk_actions(app, services, threads)
     _add_dead_letters(app, services, threads)
-    _add_worker_list(app, services, threads, states)
+    _add_worker_list(app, services, threads, view)
     _add_worker_commands(app, services, threads)
-    _add_pipeline(app, services, threads)
+    _add_pipeline(app, services, threads, view)
 
 
 def _add_file_actions(app: FastAPI, services: Services, threads: RequestThreads) -> None:
@@ -217,7 +227,7 @@ def _dead_letter_item(letter: DeadLetter, content: DeadLetterContent | None) -> 
     return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace)
 
 
-def _add_worker_list(app: FastAPI, services: Services, threads: RequestThreads, states: WorkerStates) -> None:
+def _add_worker_list(app: FastAPI, services: Services, threads: RequestThreads, view: Callable[[], LiveView]) -> None:
     @app.get("/api/workers", responses=responses(200, WorkerList, 422, 503), summary="List file processors")
     async def workers(
         *,
@@ -233,7 +243,7 @@ def _add_worker_list(app: FastAPI, services: Services, threads: RequestThreads, 
             with services.connect() as connection:
                 found = list_workers(connection, WorkerQuery(offset=offset, limit=limit))
                 total = sum(count_workers(connection).values())
-            end, shown = offset + len(found), states(found)
+            end, shown = offset + len(found), view().worker_states(found)
             items = [WorkerItem(**{**msgspec.structs.asdict(one), "condition": shown[one.id]}) for one in found]
             return WorkerList(items, total, WORKERS.encode(end) if found and end < total else None)
 
@@ -280,10 +290,10 @@ def _add_worker_commands(app: FastAPI, services: Services, threads: RequestThrea
         return await send(WorkerCommandKind.RESUME, worker_id, request)
 
 
-def _add_pipeline(app: FastAPI, services: Services, threads: RequestThreads) -> None:
+def _add_pipeline(app: FastAPI, services: Services, threads: RequestThreads, view: Callable[[], LiveView]) -> None:
     @app.get(
         "/api/pipeline",
-        responses=responses(200, Overview, 422, 503),
+        responses=responses(200, PipelineState, 422, 503),
         summary="State of the pipeline: counts, outbox, group, lag, leases",
     )
     async def pipeline(
@@ -291,14 +301,15 @@ def _add_pipeline(app: FastAPI, services: Services, threads: RequestThreads) -> 
             int, Query(ge=1, le=PIPELINE_MAX, description="Maximum number of members, and of partitions.")
         ] = PIPELINE_MAX,
     ) -> Response:
-        def work() -> Overview:
+        def work() -> PipelineState:
             with services.connect() as connection:
                 settings = services.settings
-                return overview(
+                found = overview(
                     connection,
                     settings.kafka_group,
                     processing_seconds=settings.longest_job_seconds,
                     session_seconds=settings.session_timeout_ms / 1000,
-                ).cut(limit)
+                )
+            return PipelineState.of(found.cut(limit), view().visibility())
 
         return json_response(await threads.run(work))

@@ -11,10 +11,12 @@ import msgspec
 from filemill.domain.dead_letters import PLACE, DeadLetterFacts
 from filemill.domain.file_actions import ActionResult, FileSelection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
+from filemill.queries.group import Flow
 from filemill.queries.handlers import HandlerView
+from filemill.queries.overview import Overview
 from filemill.queries.workers import WorkerView
 from filemill.services.offset_reset import PartitionReset, ResetTarget, UnfinishedPolicy
-from filemill_dashboard.views.visibility import ShownState
+from filemill_dashboard.views.visibility import ShownState, Visibility
 
 IDS_MAX = 1000
 DEAD_LETTERS_DEFAULT = 100
@@ -119,6 +121,24 @@ class WorkerItem(WorkerView, frozen=True, kw_only=True):
     """A worker in the state that pages show. It is unknown while a server through which events come is unreachable."""
 
     condition: ShownState  # type: ignore[assignment]
+
+
+class PipelineState(Overview, frozen=True, kw_only=True):
+    """The state of the pipeline. `unreachable` are the servers that do not answer: postgres, kafka or s3.
+
+    What is learned through Kafka is null while it is unreachable: group, lag, rates, lost requests. `stalled` is empty.
+    """
+
+    unreachable: list[str]
+
+    @classmethod
+    def of(cls, found: Overview, visibility: Visibility) -> "PipelineState":
+        """What is known of an overview."""
+        values = msgspec.structs.asdict(found)
+        if not visibility.events_known:
+            flow = Flow(None, None, found.flow.seconds)
+            values |= {"group": None, "lags": None, "flow": flow, "stalled": [], "lost_requests": None}
+        return cls(**values, unreachable=sorted(visibility.unreachable))
 
 
 class WorkerList(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ from filemill.domain.files import DESCRIPTION_MAX_BYTES, TITLE_MAX_CHARACTERS, h
 from filemill.domain.handlers import INPUTS_MAX
 from filemill.queries.files import FileDetails
 from filemill.queries.handlers import HandlerView
-from filemill.queries.overview import Overview
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (
     BulkResult,
@@ -21,6 +20,7 @@ from filemill_dashboard.rest.records import (
     HandlerList,
     OffsetResetRequest,
     OffsetResetResult,
+    PipelineState,
     ReplayRequest,
     ReplayResult,
     RetrySelector,
@@ -33,7 +33,7 @@ _RECORDS: list[type] = [
     HandlerList,
     HandlerView,
     ErrorBody,
-    Overview,
+    PipelineState,
     FileSelector,
     RetrySelector,
     BulkResult,
@@ -54,6 +54,7 @@ _PUBLISHED_NAMES = {
     "HandlerView": "Handler",
     "OffsetResetRequest": "OffsetOrder",
     "OffsetResetResult": "OffsetsMoved",
+    "PipelineState": "Overview",
     "RecreatedTopic": "Recreated",
     "RefusedFile": "Refused",
     "ReplayRequest": "ReplayOrder",

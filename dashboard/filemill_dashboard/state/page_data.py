@@ -68,7 +68,7 @@ from filemill_dashboard.state.lab_cache import LabCache
 from filemill_dashboard.state.principals import page_owner
 from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
-from filemill_dashboard.views.visibility import LocalProcess, ShownState, ViewTracker, Visibility
+from filemill_dashboard.views.visibility import LocalProcess, ShownState, ViewTracker, Visibility, local_processes
 
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
@@ -438,13 +438,7 @@ class PageData:
 
     def local_processes(self) -> dict[str, LocalProcess]:
         """The processes of the workers of this machine's stack, by worker id; empty without such a stack."""
-        stack = self.stack()
-        return {
-            worker.id: LocalProcess(
-                worker.process.pid if worker.process.process() is not None else None, worker.process.suspended
-            )
-            for worker in (stack.workers if stack is not None else ())
-        }
+        return local_processes(self.stack())
 
     def invalidate(self) -> None:
         """Refresh files, dead letters and counts at the next read, because this process has changed something."""

@@ -1,4 +1,4 @@
-"""What a page can know now. Pure.
+"""What a page or a command can know now.
 
 Workers, the group, offsets and results are learned through Kafka, by the status sync and the group monitor, and are
 read from PostgreSQL. While one of these does not work, what is learned through it is unknown: a worker that is not
@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition
 from filemill.queries.workers import WorkerView
+from filemill.runtime.stack_state import StackState
 
 # After an outage, clients reconnect within seconds, and a group may need a session (6 s) to settle.
 SETTLE_SECONDS = 15.0
@@ -40,6 +41,16 @@ class LocalProcess:
 
     pid: int | None
     suspended: bool = False
+
+
+def local_processes(stack: StackState | None) -> dict[str, LocalProcess]:
+    """The processes of the workers of this machine's stack, by worker id; empty without such a stack."""
+    return {
+        worker.id: LocalProcess(
+            worker.process.pid if worker.process.process() is not None else None, worker.process.suspended
+        )
+        for worker in (stack.workers if stack is not None else ())
+    }
 
 
 @dataclass(frozen=True)

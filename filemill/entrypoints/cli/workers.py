@@ -1,24 +1,29 @@
 """`filemill workers list | quiet | resume | scale | stop | kill | forget`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from filemill.config.settings import load
+from filemill.config.settings import Settings, load
+from filemill.domain.stalls import StalledPartition
 from filemill.domain.worker_commands import WorkerCommandKind
-from filemill.domain.worker_events import SKEW_WARNING_SECONDS, WorkerCondition
+from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, exit_if_refused, fail, print_json, print_table, say
+from filemill.errors import Unavailable
 from filemill.queries import workers as worker_queries
+from filemill.queries.group import leases
 from filemill.queries.stalls import current_stalls
 from filemill.queries.workers import WorkerView
 from filemill.runtime.stack_state import running_stack
 from filemill.runtime.supervisor_client import CommandRejected, SupervisorCommand
 from filemill.services.stack_workers import PROCESSORS_MAX, processors, send_supervisor_command
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.visibility import ShownState, Visibility, local_processes
 
 Processor = Annotated[str, typer.Argument(metavar="WORKER", help="A file processor of the stack, such as processor-1.")]
 
@@ -37,55 +42,74 @@ def register(app: typer.Typer) -> None:
 
 
 def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
-    """List workers and their state: busy, idle, stuck, dead or stopped; and whether they are quiet."""
+    """List workers and their state: busy, idle, stuck, dead or stopped; and whether they are quiet.
+
+    While Kafka is unreachable, the state of a worker is unknown, unless it is a process of this machine's stack that
+    has ended.
+    """
     settings = load(home=home)
     engine = bootstrap.create_engine(settings, "workers")
-    with engine.connect() as connection:
+    with ThreadPoolExecutor(1, "kafka") as pool, engine.connect() as connection:
+        asked = pool.submit(_unreachable, settings)
         views = worker_queries.list_workers(connection)
         total = sum(worker_queries.count_workers(connection).values())
         stalled = current_stalls(connection, settings)
+        sync = leases(connection).get("sync")
+        heard = sync is not None and sync.held and worker_queries.silence_known(connection)
+        visibility = Visibility(asked.result(), events_seconds=float("inf") if heard else 0.0)
+    processes = local_processes(running_stack(settings.home))
+    shown = {view.id: visibility.worker_state(view, processes.get(view.id)) for view in views}
+    known = visibility.events_known
     if as_json:
-        print_json(
-            [
-                {**msgspec.structs.asdict(view), "stalled": [one for one in stalled if one.owner == view.id]}
-                for view in views
-            ]
-        )
+        print_json([_document(view, shown[view.id], stalled if known else None) for view in views])
         return
     print_table(
         ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
-        [
-            [
-                view.id,
-                state(view),
-                f"{view.heard_seconds_ago:.1f} s ago",
-                view.starts,
-                ", ".join(f"P{partition}" for partition in view.owned),
-                *(
-                    [
-                        view.vitals.in_flight,
-                        f"{view.vitals.finished_per_second:.0f}",
-                        f"{view.vitals.cpu_seconds:.1f}",
-                        f"{view.vitals.rss_bytes / 1e6:.0f}",
-                    ]
-                    if view.vitals
-                    else ["?"] * 4
-                ),
-                clock(view.skew_seconds),
-            ]
-            for view in views
-        ],
+        [_row(view, shown[view.id], known=known) for view in views],
     )
     if total > len(views):
         say(f"… and {total - len(views):,} more; dead and stopped workers come last")
-    for one in stalled:
+    if not known:
+        say(f"{visibility.obstacle}, so what the workers do is unknown.")
+    for one in stalled if known else []:
         say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
 
 
-def state(view: WorkerView) -> str:
-    """The condition, with a note if the worker starts no records, for people."""
-    gone = view.condition in (WorkerCondition.DEAD, WorkerCondition.STOPPED)
-    return f"{view.condition}, quiet" if view.vitals is not None and view.vitals.quiet and not gone else view.condition
+def _unreachable(settings: Settings) -> frozenset[str]:
+    try:
+        bootstrap.kafka_admin(settings).topic_partitions()
+    except Unavailable:
+        return frozenset({"kafka"})
+    return frozenset()
+
+
+def _document(view: WorkerView, shown: ShownState, stalled: list[StalledPartition] | None) -> dict[str, object]:
+    """A worker for programs. `stalled` is null while it is unknown."""
+    of_worker = None if stalled is None else [one for one in stalled if one.owner == view.id]
+    return {**msgspec.structs.asdict(view), "condition": shown, "stalled": of_worker}
+
+
+def _row(view: WorkerView, shown: ShownState, *, known: bool) -> list[object]:
+    vitals = view.vitals if known else None
+    figures: list[object] = ["?"] * 4
+    if vitals is not None:
+        figures = [
+            vitals.in_flight,
+            f"{vitals.finished_per_second:.0f}",
+            f"{vitals.cpu_seconds:.1f}",
+            f"{vitals.rss_bytes / 1e6:.0f}",
+        ]
+    owned = ", ".join(f"P{partition}" for partition in view.owned) if known else "?"
+    heard = f"{view.heard_seconds_ago:.1f} s ago"
+    return [view.id, state(view, shown), heard, view.starts, owned, *figures, clock(view.skew_seconds)]
+
+
+_QUIET_SHOWN = {ShownState.BUSY, ShownState.IDLE, ShownState.STUCK}
+
+
+def state(view: WorkerView, shown: ShownState) -> str:
+    """The state, with a note if the worker starts no records, for people."""
+    return f"{shown}, quiet" if view.vitals is not None and view.vitals.quiet and shown in _QUIET_SHOWN else shown
 
 
 def clock(skew_seconds: float | None) -> str:
