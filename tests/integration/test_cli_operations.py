@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog.testing
 from typer.testing import CliRunner, Result
 
 from filemill.adapters.postgres.outbox import insert_many
@@ -178,8 +179,9 @@ def test_without_kafka_what_workers_do_is_unknown(
             store_events(connection, [ReceivedEvent(0, number, event)])
 
     def listed() -> tuple[dict[str, str], Any, str]:
-        shown = command("workers", "list")
-        found = json.loads(command("workers", "list", "--json").stdout)
+        with structlog.testing.capture_logs():  # without a configuration, the Kafka client's lines go to stdout
+            shown = command("workers", "list")
+            found = json.loads(command("workers", "list", "--json").stdout)
         return {one["id"]: one["condition"] for one in found}, found[0]["stalled"], shown.stdout + shown.stderr
 
     states, stalled, text = listed()
