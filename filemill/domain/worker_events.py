@@ -141,7 +141,8 @@ class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     delay_seconds: NonNegative | None = None
     error: Text | None = None
     trace: Text | None = None
-    # Of an attempt of a handler (ATTEMPTED): the code of its failure, the end of its log, and what it used.
+    # Of an attempt of a handler (ATTEMPTED): its version, the code of its failure, the end of its log, what it used.
+    handler_version: Text | None = None
     code: Text | None = None
     log: LogTail | None = None
     cpu_seconds: NonNegative | None = None

@@ -59,8 +59,9 @@ GUARD_SECONDS = 2.0
 NATURAL_END_SECONDS = 0.3
 # The bytes of a result that wait here until they are stored. Beyond them, the handler waits.
 WAITING_CHUNKS = 8
-# How often the size of the folder of a running job is looked at.
+# How often the size of the folder of a running job is looked at: more often, the sooner it may reach its limit.
 DISK_CHECK_SECONDS = 1.0
+DISK_CHECK_SECONDS_LEAST = 0.1
 # Passed on to the processes. Everything else in the environment may be a credential.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
@@ -384,7 +385,7 @@ class Child:
         self.jobs += 1
         late = f"The handler did not end within its {handler.timeout:g} s"
         timer = self._loop.call_later(handler.timeout, self.kill, late, DeadLetterCode.DEADLINE_EXCEEDED)
-        disk = self._loop.call_later(DISK_CHECK_SECONDS, self._watch_disk, handler.disk)
+        disk = self._loop.call_later(DISK_CHECK_SECONDS_LEAST, self._watch_disk, handler.disk)
         try:
             self._send(StartJob(request))
             while True:
@@ -494,12 +495,16 @@ class Child:
         """Kill the process when its folder is too large. A limit of the kernel is for single files only."""
 
         async def watch() -> None:
+            before, seconds = 0, DISK_CHECK_SECONDS_LEAST
             while True:
                 used = await asyncio.to_thread(_folder_bytes, self._folder)
                 if used > limit:
                     reason = f"The handler wrote {used} bytes to its folder; the limit is {limit}"
                     self.kill(reason, DeadLetterCode.DISK_EXCEEDED)
-                await asyncio.sleep(DISK_CHECK_SECONDS)
+                    return
+                seconds = seconds_to_next_check(used, before, limit, seconds)
+                before = used
+                await asyncio.sleep(seconds)
 
         self._disk_task = self._loop.create_task(watch())
 
@@ -520,6 +525,16 @@ class Child:
                 self._loop.remove_reader(self._log_pipe)
                 return
             self._tail.add(data)
+
+
+def seconds_to_next_check(used: int, before: int, limit: int, seconds: float) -> float:
+    """When to look at a folder again that grew from `before` to `used` bytes in `seconds`.
+
+    After half of the time in which it reaches its limit if it grows on like this.
+    """
+    growth = (used - before) / seconds
+    left = (limit - used) / growth / 2 if growth > 0 else DISK_CHECK_SECONDS
+    return min(DISK_CHECK_SECONDS, max(DISK_CHECK_SECONDS_LEAST, left))
 
 
 def _folder_bytes(folder: Path | None) -> int:

@@ -3,6 +3,7 @@
 Workers report them; they are kept as long as other events of workers, which is the monitor's retention.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
@@ -44,6 +45,15 @@ _LOG = sa.text("""
     WHERE file_id = :file AND kind = 'attempted' AND generation || '.' || partition || '.' || "offset" = :key
 """)
 
+_VERSIONS = sa.text("""
+    SELECT DISTINCT ON (event.file_id) event.file_id, event.body ->> 'handlerVersion' AS version
+    FROM worker_events AS event JOIN files ON files.id = event.file_id
+    WHERE event.file_id = ANY(CAST(:ids AS bigint[])) AND event.kind = 'attempted'
+        AND event.body ->> 'error' IS NULL AND event.body ->> 'handlerVersion' IS NOT NULL
+        AND coalesce((event.body ->> 'run')::int, 1) = files.run AND event.worker_id = files.worker_id
+    ORDER BY event.file_id, event.at DESC
+""")
+
 
 def handler_attempts(connection: sa.Connection, file_id: int) -> list[HandlerAttempt]:
     """The latest attempts of a file, newest first; at most `ATTEMPTS_MAX`."""
@@ -55,6 +65,13 @@ def handler_attempts(connection: sa.Connection, file_id: int) -> list[HandlerAtt
         else HandlerAttempt(**{**row, "peak_bytes": None, "cpu_seconds": row["cpu_seconds"] or None})
         for row in rows
     ]
+
+
+def versions_made_by(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
+    """The versions of the handlers that made the results of these files, as far as workers have reported them."""
+    if not ids:
+        return {}
+    return {row.file_id: row.version for row in connection.execute(_VERSIONS, {"ids": list(ids)})}
 
 
 def attempt_log(connection: sa.Connection, attempt: tuple[int, str]) -> str | None:

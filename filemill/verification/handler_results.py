@@ -44,8 +44,11 @@ class HandlerResults:
         self._report = report
         self._not_made_again: Counter[str] = Counter()
 
-    async def check(self, row: FileRow) -> None:
-        """Compare the object of a completed row with the row, and with a new result if its handler allows it."""
+    async def check(self, row: FileRow, version: str | None = None) -> None:
+        """Compare the object of a completed row with the row, and with a new result if its handler allows it.
+
+        `version` of the handler made it; None if it is unknown. Another version may make other bytes.
+        """
         found = _Digest()
         try:
             async for chunk in self._chunks(row.s3_location or ""):
@@ -58,6 +61,9 @@ class HandlerResults:
         handler = self._handlers.get(row.handler) if self._handlers is not None else None
         if handler is None:
             self._not_made_again[f'the handler "{row.handler}" is not installed here'] += 1
+        elif handler.deterministic and version not in (None, handler.version):
+            installed = f"{handler.version} is installed here"
+            self._not_made_again[f'the version {version} of "{row.handler}" made it, and {installed}'] += 1
         elif handler.deterministic:
             await self._make_again(row, handler, found)
 

@@ -16,6 +16,7 @@ from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.topic_records import TopicFacts
 from filemill.errors import NotFound
 from filemill.ports import ObjectStore
+from filemill.queries.attempts import versions_made_by
 from filemill.queries.verification import FileRow, FileRun, PublishedPosition, file_page, published_positions
 from filemill.verification.findings import FindingCode
 from filemill.verification.handler_results import HandlerResults, is_of_handler
@@ -47,7 +48,7 @@ async def check_rows(
     free = asyncio.Semaphore(DOWNLOADS)
     try:
         async with contextlib.aclosing(_pages(engine)) as pages, asyncio.TaskGroup() as tasks:
-            async for rows, positions in pages:
+            async for rows, positions, versions in pages:
                 facts = snapshot.index.facts(rows[0].id, rows[-1].id)
                 for row in rows:
                     _count(row, report)
@@ -58,7 +59,11 @@ async def check_rows(
                     if row.status == Status.COMPLETED:
                         await free.acquire()
                         of_handler = is_of_handler(row)
-                        check = results.check(row) if of_handler else _check_object(row, store, report)
+                        check = (
+                            results.check(row, versions.get(row.id))
+                            if of_handler
+                            else _check_object(row, store, report)
+                        )
                         download = tasks.create_task(check)
                         download.add_done_callback(lambda _: free.release())
     except ExceptionGroup as failed:
@@ -79,7 +84,11 @@ def check_ends(
             report.add_finding(FindingCode.STATUS_UNSUPPORTED, f"{row.id} ({row.status})", row.id)
 
 
-async def _pages(engine: sa.Engine) -> AsyncGenerator[tuple[Sequence[FileRow], Positions], None]:
+# Rows, where the unfinished ones are, and the versions of the handlers that made the completed ones.
+_Page = tuple[Sequence[FileRow], Positions, Mapping[int, str]]
+
+
+async def _pages(engine: sa.Engine) -> AsyncGenerator[_Page, None]:
     """Read the next page while one is checked; positions right after the rows, before they change."""
     coming = asyncio.create_task(asyncio.to_thread(_page, engine, 0))
     try:
@@ -90,10 +99,12 @@ async def _pages(engine: sa.Engine) -> AsyncGenerator[tuple[Sequence[FileRow], P
         coming.cancel()
 
 
-def _page(engine: sa.Engine, after: int) -> tuple[Sequence[FileRow], Positions]:
+def _page(engine: sa.Engine, after: int) -> _Page:
     with engine.connect() as connection:
         rows = file_page(connection, after, PAGE_ROWS)
-        return rows, published_positions(connection, [row.id for row in rows if not Status(row.status).terminal])
+        positions = published_positions(connection, [row.id for row in rows if not Status(row.status).terminal])
+        made = [row.id for row in rows if row.status == Status.COMPLETED and is_of_handler(row)]
+        return rows, positions, versions_made_by(connection, made)
 
 
 def _count(row: FileRow, report: VerificationReport) -> None:

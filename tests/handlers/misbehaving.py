@@ -153,6 +153,16 @@ def fill_folder(job: Job[Any]) -> bytes:
     return b""
 
 
+@short("fill-disk", timeout=600.0, disk="128 MiB")
+def fill_disk(job: Job[Any]) -> bytes:
+    """Writes 10 GiB as fast as it can, in files that are each below the limit."""
+    for number in range(160):
+        with (job.folder / str(number)).open("wb") as file:
+            for _ in range(64):
+                file.write(bytes(2**20))
+    return b"filled"
+
+
 @short("exit", timeout=20.0)
 def leave(job: Job[Any]) -> bytes:
     print("leaving")
@@ -207,7 +217,7 @@ def yield_and_raise(job: Job[Any]) -> Iterator[bytes]:
     raise ValueError("after ten megabytes")
 
 
-@short("print-much", timeout=60.0)
+@short("print-much", timeout=600.0)
 def print_much(job: Job[Echo]) -> bytes:
     line = "x" * 1023 + "\n"
     for _ in range(job.parameters.number):
@@ -306,3 +316,11 @@ def large(job: Job[Any]) -> Iterator[bytes]:
 def liar(job: Job[Any]) -> bytes:
     """Says that it is deterministic."""
     return os.urandom(16)
+
+
+@short("large-slowly", timeout=600.0, attempts=2)
+def large_slowly(job: Job[Any]) -> Iterator[bytes]:
+    block = bytes(range(256)) * 4096
+    for _ in range(job.parameters["mebibytes"]):
+        time.sleep(job.parameters["seconds"])
+        yield block

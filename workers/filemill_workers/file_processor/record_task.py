@@ -383,6 +383,7 @@ class RecordTask:
                 EventKind.ATTEMPTED,
                 **self._event_fields(),
                 **fields,
+                handler_version=self._handler.handler.version if self._handler is not None else None,
                 code=str(code) if code else None,
                 log=self._usage.log or None,
                 cpu_seconds=self._usage.cpu_seconds,
