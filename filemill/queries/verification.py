@@ -23,7 +23,9 @@ from filemill.domain.queues import DEFAULT_QUEUE
 # SQLAlchemy would write each of a thousand parameters into the statement; an array is one parameter.
 _ids = sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))
 _keys = sa.bindparam("keys", type_=sa.ARRAY(sa.Text))
-_FILES = sa.select(File.id, File.s3_location, File.created_at, File.status).where(File.id == sa.func.any(_ids))
+_FILES = sa.select(File.id, File.s3_location, File.created_at, File.status, File.run).where(
+    File.id == sa.func.any(_ids)
+)
 _LOCATIONS = sa.select(File.s3_location).where(File.s3_location == sa.func.any(_keys))
 _TOMBSTONES = sa.select(Tombstone.file_id).where(Tombstone.file_id == sa.func.any(_ids))
 # As literals, so that the planner can use the partial index on unfinished files.
@@ -72,7 +74,7 @@ def published_positions(connection: sa.Connection, ids: Collection[int]) -> Mapp
 
 
 def files_by_id(connection: sa.Connection, ids: Collection[int]) -> dict[int, Any]:
-    """Id, location, creation time and status of these files."""
+    """Id, location, creation time, status and run of these files."""
     if not ids:
         return {}
     return {row.id: row for row in connection.execute(_FILES, {"ids": list(ids)})}

@@ -27,7 +27,8 @@ from filemill.queries.verification import (
 )
 from filemill.verification.bucket import check_bucket
 from filemill.verification.findings import FindingCode
-from filemill.verification.handler_results import HandlerResults, InstalledHandlers, note_open_uploads
+from filemill.verification.handler_results import HandlerResults, InstalledHandlers
+from filemill.verification.leftovers import note_open_uploads
 from filemill.verification.report import VerificationReport
 from filemill.verification.rows import check_ends, check_rows
 from filemill.verification.topics import TopicSnapshot
@@ -61,7 +62,7 @@ async def verify(
         results = HandlerResults(store, handlers, report)
         suspects = await check_rows(engine, store, settings, admin, snapshot, report, results)
         results.add_notes()
-        note_open_uploads(settings, report)
+        note_open_uploads(engine, settings, report)
         if suspects:
             snapshot.read_results()  # on a busy pipeline most of them ended after the topics were read
             check_ends(suspects, settings, snapshot, report)

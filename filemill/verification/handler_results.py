@@ -7,9 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from filemill.adapters.s3.uploads import S3Uploads
-from filemill.config.settings import Settings
-from filemill.domain.files import iso_milliseconds, object_key
+from filemill.domain.files import object_key
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.errors import AttemptFailed, NotFound, PermanentError, RetryLater
 from filemill.handlers.definition import Handler
@@ -19,9 +17,6 @@ from filemill.ports import ObjectStreams
 from filemill.queries.verification import FileRow
 from filemill.verification.findings import FindingCode
 from filemill.verification.report import VerificationReport
-
-# The most open uploads that a note names.
-UPLOADS_NAMED = 5
 
 
 class InstalledHandlers(Protocol):
@@ -126,12 +121,3 @@ class _Digest:
 def is_of_handler(row: FileRow) -> bool:
     """Whether a handler made the object of a row, and not the text of the reference design."""
     return bool(row.handler != TEXT_HANDLER)
-
-
-def note_open_uploads(settings: Settings, report: VerificationReport) -> None:
-    """Note the multipart uploads that are open: of results that are being stored, or that were left by a crash."""
-    uploads = list(S3Uploads(settings).open())
-    if uploads:
-        named = ", ".join(f"{one.key} (since {iso_milliseconds(one.begun_at)})" for one in uploads[:UPLOADS_NAMED])
-        more = f" and {len(uploads) - UPLOADS_NAMED} more" if len(uploads) > UPLOADS_NAMED else ""
-        report.add_note(f"multipart uploads are open: {named}{more}")

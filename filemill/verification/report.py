@@ -6,7 +6,10 @@ from filemill.verification.findings import LOST_CODES, FindingCollection
 
 
 class VerificationReport(FindingCollection):
-    """Counts, findings and notes. Only findings make a verification fail; `seconds` is its duration."""
+    """Counts, findings and notes. Only findings make a verification fail; `seconds` is its duration.
+
+    `leftovers` are the superseded objects that `filemill objects clean` deletes.
+    """
 
     submitted: int = 0
     completed: int = 0
@@ -16,6 +19,8 @@ class VerificationReport(FindingCollection):
     deleted: int = 0
     foreign: int = 0
     superseded: int = 0
+    leftovers: int = 0
+    open_uploads: int = 0
     repeats: int = 0
     duplicate_results: int = 0
     dead_letters: int = 0

@@ -137,6 +137,44 @@ def test_a_dead_letter_is_shown_as_json(command: Command, settings: Settings) ->
     )  # fmt: skip
 
 
+def test_dead_letters_are_filtered_by_queue(command: Command, settings: Settings) -> None:
+    for number, queue in enumerate(("default", "bulk", "bulk")):
+        headers = [
+            *(("filemill-topic", settings.all_queues[queue].topic.encode()), ("filemill-partition", b"0")),
+            *(("filemill-offset", str(number).encode()), ("filemill-reason", b"no luck")),
+        ]
+        topics.publish(settings, settings.topic_dead_letters, [b"x"], partition=0, headers=headers)
+
+    def places(*arguments: str) -> list[str]:
+        return [one["place"] for one in json.loads(command("dlq", "list", "--json", *arguments).stdout)["letters"]]
+
+    assert places() == ["0:0", "0:1", "0:2"]
+    assert places("--queue", "bulk") == ["0:1", "0:2"]
+    assert places("--queue", "default") == ["0:0"]
+    assert places("--queue", "urgent") == []
+    assert json.loads(command("dlq", "dismiss", "--all", "--queue", "bulk", "--json").stdout) == {
+        "dismissed": ["0:1", "0:2"]
+    }
+    unknown = command("dlq", "list", "--queue", "quick")
+    assert unknown.exit_code == 2
+    assert "there is no queue 'quick'; there are: default, jobs, urgent, bulk" in unknown.stderr
+
+
+def test_files_are_filtered_by_queue_and_handler(command: Command, engine: sa.Engine) -> None:
+    wanted = [("text", "bulk"), ("invoice", "jobs"), ("invoice", "bulk")]
+    with engine.begin() as connection:
+        files = [NewFile(f"Of {handler}", handler=handler, queue=queue) for handler, queue in wanted]
+        ids = insert_many(connection, files)
+
+    def found(*arguments: str) -> list[int]:
+        return [row["id"] for row in json.loads(command("files", "--json", *arguments).stdout)["items"]]
+
+    assert found("--queue", "bulk") == [ids[2], ids[0]]
+    assert found("--handler", "invoice") == [ids[2], ids[1]]
+    assert found("--handler", "invoice", "--queue", "bulk") == [ids[2]]
+    assert found("--queue", "urgent") == []
+
+
 def test_dead_letters_are_dismissed_and_restored(command: Command, settings: Settings, engine: sa.Engine) -> None:
     for reason in (b"S3 said 503", b"no luck"):
         headers = [("filemill-reason", reason)]

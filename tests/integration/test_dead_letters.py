@@ -159,6 +159,20 @@ def test_each_dead_letter_is_on_one_page_and_a_page_has_a_megabyte_at_most(rest:
         assert rest.client.get("/api/dead-letters", params={"cursor": wrong}).status_code == 422
 
 
+def test_dead_letters_are_filtered_by_queue(rest: Rest, settings: Settings) -> None:
+    for number, queue in enumerate(("default", "bulk")):
+        topic = settings.all_queues[queue].topic
+        produce_dead_letter(settings.model_copy(update={"topic_create": topic}), number, queue.encode())
+
+    def values(queue: str) -> list[str]:
+        return [item["value"] for item in rest.client.get("/api/dead-letters", params={"queue": queue}).json()["items"]]
+
+    assert (values("bulk"), values("default"), values("urgent")) == (["bulk"], ["default"], [])
+    assert len(values("")) == 2
+    answer = rest.client.get("/api/dead-letters", params={"queue": "quick"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "queue")
+
+
 def test_the_index_keeps_the_newest_records_and_reports_truncation(settings: Settings, engine: sa.Engine) -> None:
     admin, index = bootstrap.kafka_admin(settings), DeadLetterIndex(settings, engine, kept_records=10, slack_records=3)
     for number in range(9):

@@ -162,7 +162,10 @@ def test_verify_finds_a_handler_that_is_not_deterministic_and_lists_open_uploads
     report = harness.verify()
     assert report.findings.keys() == {FindingCode.RENDER_DIFFERS}
     assert report.findings[FindingCode.RENDER_DIFFERS].examples == [str(liar)]
-    assert any("multipart uploads are open: file-1-1.bin" in note for note in report.notes)
+    (note,) = [note for note in report.notes if "multipart uploads are open: file-1-1.bin" in note]
+    assert "its file has ended" in note
+    assert "`filemill objects clean --yes` aborts" in note
+    assert report.open_uploads == 1
     S3Uploads(harness.settings).abort("file-1-1.bin", upload["UploadId"])
     assert not [note for note in harness.verify().notes if "uploads" in note]
 

@@ -48,6 +48,20 @@ def test_a_job_is_accepted_with_its_parameters_and_queue(rest: Rest) -> None:
     assert post(rest, inputs={"logo": "file-1-2.txt"}).json()["queue"] == "jobs"
 
 
+def test_the_list_is_filtered_by_queue_and_handler(rest: Rest) -> None:
+    announce(rest.services.engine, INVOICE)
+    job, bulk = post(rest, handler="invoice", parameters=PARAMETERS).json(), post(rest, queue="bulk").json()
+
+    def found(**params: str) -> list[int]:
+        return [row["id"] for row in rest.client.get("/api/files", params=params).json()["items"]]
+
+    assert found(handler="invoice") == found(queue="jobs") == [job["id"]]
+    assert found(queue="bulk") == found(handler="text") == [bulk["id"]]
+    assert found(queue="jobs", handler="text") == []
+    exported = rest.client.get("/api/files/export", params={"format": "ndjson", "handler": "invoice"}).text
+    assert [json.loads(line)["id"] for line in exported.splitlines()] == [job["id"]]
+
+
 def test_a_request_without_the_new_fields_stays_what_it_was(rest: Rest) -> None:
     body = post(rest).json()
     assert (body["handler"], body["queue"]) == ("text", "default")

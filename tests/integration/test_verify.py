@@ -248,8 +248,11 @@ def test_a_clean_pipeline_has_no_findings(planted: Planted) -> None:
     assert report.findings == {}
     assert (report.submitted, report.completed, report.in_flight, report.lost) == (9, 9, 0, 0)
     assert (report.objects, report.superseded, report.repeats, report.duplicate_results) == (10, 1, 1, 1)
-    (note,) = report.notes
-    assert note.startswith("1 records of ")
+    assert (report.leftovers, report.open_uploads) == (1, 0)
+    sequences, leftover = sorted(report.notes)
+    assert sequences.startswith("1 records of ")
+    assert leftover.startswith("objects that nothing needs: 1 × superseded (file-")
+    assert "`filemill objects clean` lists them all" in leftover
 
 
 @pytest.mark.parametrize("check", VERIFY_CODES)

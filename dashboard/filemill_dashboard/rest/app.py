@@ -118,6 +118,8 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         request: Request,
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
+        queue: Annotated[str, Query(description="Only files of this queue.")] = "",
+        handler: Annotated[str, Query(description="Only files of this handler.")] = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Maximum number of items.")] = LIMIT_DEFAULT,
         cursor: Annotated[
             str,
@@ -133,6 +135,8 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
                     connection,
                     status=status,
                     search=search,
+                    queue=queue,
+                    handler=handler,
                     limit=limit,
                     cursor=cursor,
                     oldest_first=sort == "oldest",

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Query, Request
 from starlette.responses import StreamingResponse
 
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import Status
 from filemill.domain.spreadsheets import BYTE_ORDER_MARK, cell
 from filemill.queries.files import LIMIT_MAX, list_files
@@ -36,8 +37,10 @@ def add_export(app: FastAPI, services: Services) -> None:
         status: Annotated[Status | None, Query(description="Only files with this status.")] = None,
         search: Annotated[str, Query(description="Part of the title, or `#` and an id.")] = "",
         queue: Annotated[str, Query(description="Only files of this queue.")] = "",
+        handler: Annotated[str, Query(description="Only files of this handler.")] = "",
     ) -> StreamingResponse:
-        pages = _pages(services, status, search, queue, request_owner(request, services.settings))
+        owner = request_owner(request, services.settings)
+        pages = _pages(services, FileSelection(status, search, queue, handler, owner))
         first = next(pages)  # before the response starts, so that an unreachable database is a 503
         lines = _csv(first, pages) if form == "csv" else _ndjson(first, pages)
         kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
@@ -49,14 +52,19 @@ def add_export(app: FastAPI, services: Services) -> None:
         return StreamingResponse(lines, headers=headers, media_type=kind)
 
 
-def _pages(
-    services: Services, status: Status | None, search: str, queue: str, owner: str | None
-) -> Iterator[list[FileRow]]:
+def _pages(services: Services, wanted: FileSelection) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
         with services.connect() as connection:
             page = list_files(
-                connection, status=status, search=search, queue=queue, limit=LIMIT_MAX, cursor=cursor, owner=owner
+                connection,
+                status=wanted.status,
+                search=wanted.search,
+                queue=wanted.queue,
+                handler=wanted.handler,
+                limit=LIMIT_MAX,
+                cursor=cursor,
+                owner=wanted.owner,
             )
         yield page.items
         cursor = page.older

@@ -16,6 +16,7 @@ from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.domain.file_actions import FileAction, RefusalCode
 from filemill.domain.permissions import Principal
+from filemill.domain.queues import check_queue
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Conflict, Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
@@ -168,6 +169,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
             ),
         ] = False,
         reason: Annotated[str, Query(description="Only dead letters whose reason contains this text.")] = "",
+        queue: Annotated[str, Query(description="Only dead letters of requests of this queue.")] = "",
         limit: Annotated[int, Query(ge=1, le=DEAD_LETTERS_MAX, description="Maximum number of items.")] = (
             DEAD_LETTERS_DEFAULT
         ),
@@ -177,13 +179,19 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
         ] = "",
     ) -> Response:
         below = tuple(DEAD_LETTERS.decode(cursor)) if cursor else None
+        queues = services.settings.all_queues
+        if queue:
+            check_queue(queue, list(queues))
+        topic = queues[queue].topic if queue else ""
 
         def work() -> DeadLetterList:
             known = index.read(services.kafka)
             found = [
                 letter
                 for letter in known.items
-                if (letter.still_broken or not still_broken) and reason.lower() in letter.reason.lower()
+                if (letter.still_broken or not still_broken)
+                and reason.lower() in letter.reason.lower()
+                and (not topic or letter.source_topic == topic)
             ]
             newest = [letter for letter in reversed(found) if below is None or letter.order < below]
             page = next(chunks(newest[:limit]), [])

@@ -111,7 +111,16 @@ def as_document(report: VerificationReport) -> dict[str, object]:
 
 def _print_report(report: VerificationReport) -> None:
     facts = ["submitted", "completed", "failed", "cancelled", "in_flight", "objects"]
-    asides = ["deleted", "foreign", "superseded", "repeats", "duplicate_results", "dead_letters"]
+    asides = [
+        "deleted",
+        "foreign",
+        "superseded",
+        "leftovers",
+        "open_uploads",
+        "repeats",
+        "duplicate_results",
+        "dead_letters",
+    ]
     asides += ["dead_letters_distinct", "unreadable_events"]
     print_table(
         ["", "count"],

@@ -8,9 +8,11 @@ import typer
 
 from filemill.config.settings import load
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
+from filemill.domain.queues import check_queue
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, place_argument, principal
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
+from filemill.errors import InvalidRequest
 from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
 from filemill_dashboard.views.plurals import counted, inflect
@@ -24,6 +26,9 @@ StillBroken = Annotated[
     ),
 ]
 Reason = Annotated[str | None, typer.Option(help="Only dead letters whose reason contains this.")]
+QueueName = Annotated[
+    str, typer.Option("--queue", help="Only dead letters of requests of this queue.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,21 +46,33 @@ class _Topic:
     """The topic of dead letters, for one command."""
 
     def __init__(self, home: Path | None) -> None:
-        settings = load(home=home)
+        self._settings = settings = load(home=home)
         self.admin = bootstrap.kafka_admin(settings)
         self.engine = bootstrap.create_engine(settings, "dlq")
         self.index = bootstrap.dead_letter_index(settings, self.engine)
 
-    def matching(self, reason: str | None, *, still_broken: bool) -> list[DeadLetter]:
-        """The dead letters whose reason contains this, oldest first."""
+    def matching(self, reason: str | None, queue: str, *, still_broken: bool) -> list[DeadLetter]:
+        """The dead letters whose reason contains this, of this queue if it is not "", oldest first."""
+        topic = self._topic_of(queue)
         found = self.index.read(self.admin)
         if found.truncated:
             say(f"Only the newest {KEPT_RECORDS:,} records of the topic are listed.")
         return [
             letter
             for letter in found.items
-            if (reason is None or reason.lower() in letter.reason.lower()) and (letter.unresolved or not still_broken)
+            if (reason is None or reason.lower() in letter.reason.lower())
+            and (letter.unresolved or not still_broken)
+            and (not topic or letter.source_topic == topic)
         ]
+
+    def _topic_of(self, queue: str) -> str:
+        queues = self._settings.all_queues
+        try:
+            if queue:
+                check_queue(queue, list(queues))
+        except InvalidRequest as error:
+            fail(f"--queue: {error.reason}", 2)
+        return queues[queue].topic if queue else ""
 
     def at(self, places: Sequence[str]) -> list[DeadLetter]:
         """The dead letters at these positions; ends the command if one does not exist."""
@@ -67,11 +84,16 @@ class _Topic:
 
 
 def list_dead_letters(
-    home: Home = None, *, still_broken: StillBroken = False, reason: Reason = None, as_json: AsJson = False
+    home: Home = None,
+    *,
+    still_broken: StillBroken = False,
+    reason: Reason = None,
+    queue: QueueName = "",
+    as_json: AsJson = False,
 ) -> None:
     """List dead letters, oldest first, and count their reasons."""
     topic = _Topic(home)
-    letters = topic.matching(reason, still_broken=still_broken)
+    letters = topic.matching(reason, queue, still_broken=still_broken)
     if as_json:
         print_json_list({"reasons": reason_counts(letters)}, "letters", _documents(topic, letters))
         return
@@ -135,6 +157,7 @@ def replay(
         ),
     ] = None,
     reason: Reason = None,
+    queue: QueueName = "",
     rate: Annotated[float, typer.Option(help="Maximum files per second.", min=0.1)] = 50,
     max_runs: Annotated[int, typer.Option(help="Skip files that have had this many runs.", min=1)] = (
         dead_letters.MAX_RUNS
@@ -151,7 +174,7 @@ def replay(
     if bool(places) == every:
         fail("give either positions or --all", 2)
     topic = _Topic(home)
-    chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
+    chosen = topic.matching(reason, queue, still_broken=True) if every else topic.at(places or [])
     result = dead_letters.replay(
         topic.engine, chosen, principal=principal(), rate=rate, dry_run=dry_run, max_runs=max_runs
     )
@@ -178,11 +201,12 @@ Places = Annotated[
 def dismiss(
     places: Places = None,
     reason: Reason = None,
+    queue: QueueName = "",
     home: Home = None,
     *,
     every: Annotated[
         bool,
-        typer.Option("--all", help="All unresolved dead letters; with --reason, those with that reason."),
+        typer.Option("--all", help="All unresolved dead letters; with --reason or --queue, those that match."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -190,7 +214,7 @@ def dismiss(
     if bool(places) == every:
         fail("give either positions or --all", 2)
     topic = _Topic(home)
-    chosen = topic.matching(reason, still_broken=True) if every else topic.at(places or [])
+    chosen = topic.matching(reason, queue, still_broken=True) if every else topic.at(places or [])
     done = dead_letters.dismiss(topic.engine, chosen, principal=principal())
     _print_dismissal({"dismissed": done}, as_json=as_json)
 

@@ -169,6 +169,8 @@ def _progress() -> Progress:
 def files(
     status: Annotated[Status | None, typer.Option(help="Only files with this status.")] = None,
     search: Annotated[str, typer.Option(help="Only titles that contain this; #12 is the file with id 12.")] = "",
+    queue: Annotated[str, typer.Option(help="Only files of this queue.", show_default=False)] = "",
+    handler: Annotated[str, typer.Option(help="Only files of this handler.", show_default=False)] = "",
     limit: Annotated[int, typer.Option(help="Maximum number of files.", min=1, max=200)] = 20,
     cursor: Annotated[
         str | None, typer.Option(help="Cursor of the page: the value `older` of the previous page.")
@@ -182,7 +184,14 @@ def files(
     try:
         with engine.connect() as connection:
             page = list_files(
-                connection, status=status, search=search, limit=limit, cursor=cursor, excerpts=not as_json
+                connection,
+                status=status,
+                search=search,
+                queue=queue,
+                handler=handler,
+                limit=limit,
+                cursor=cursor,
+                excerpts=not as_json,
             )
     except InvalidCursor as error:
         fail(f"--cursor: the text {error}", 2)
@@ -190,9 +199,17 @@ def files(
         print_json(page)
         return
     print_table(
-        ["id", "status", "title", "requested", "worker", "object"],
+        ["id", "status", "title", "queue", "requested", "worker", "object"],
         [
-            [row.id, _status(row), row.title, f"{row.created_at:%Y-%m-%d %H:%M:%S}", row.worker_id, row.s3_location]
+            [
+                row.id,
+                _status(row),
+                row.title,
+                row.queue,
+                f"{row.created_at:%Y-%m-%d %H:%M:%S}",
+                row.worker_id,
+                row.s3_location,
+            ]
             for row in page.items
         ],
     )
