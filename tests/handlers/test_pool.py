@@ -18,7 +18,7 @@ import pytest
 
 from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, RetryLater
 from filemill.handlers.job import JobRequest
-from filemill.handlers.pool import AttemptHooks, AttemptUsage, ChildPool, PoolOptions
+from filemill.handlers.pool import AttemptHooks, AttemptUsage, ChildPool, PoolOptions, seconds_to_next_check
 from filemill.handlers.registry import HandlerSources, load_handlers
 
 SOURCES = HandlerSources(modules=("tests.handlers.misbehaving",))
@@ -391,3 +391,18 @@ asyncio.run(main())
     while not is_gone(pid) or not is_gone(guard) or sleeping(marker):
         assert time.monotonic() - killed < 5
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("used", "before", "seconds", "wanted"),
+    [
+        (0, 0, 0.1, 1.0),
+        (50, 60, 1.0, 1.0),
+        (50, 40, 1.0, 1.0),  # it reaches the limit in five seconds
+        (50, 0, 0.1, 0.1),
+        (60, 20, 1.0, 0.5),
+        (100, 99, 1.0, 0.1),
+    ],
+)
+def test_a_folder_that_grows_fast_is_measured_often(used: int, before: int, seconds: float, wanted: float) -> None:
+    assert seconds_to_next_check(used, before, 100, seconds) == pytest.approx(wanted)
