@@ -21,6 +21,8 @@ from filemill.domain.worker_events import EventKind
 from filemill.verification.topics import TopicScanner
 
 NEVER = float("inf")
+# A worker that wakes after its session reports an assignment that is over, and in the next moment its loss.
+OUTDATED_SECONDS = 1.0
 
 
 class RecordPosition(NamedTuple):
@@ -141,10 +143,9 @@ class TopicHistory(msgspec.Struct):
         """The periods in which workers owned partitions, as they reported. A killed worker reports no end."""
         owned: list[OwnershipPeriod] = []
         current: dict[tuple[str, int], int] = {}
-        for stored in self.events:
+        outdated: set[int] = set()
+        for stored in (one for one in self.events if one.event.queue == self.queue):
             event = stored.event
-            if event.queue != self.queue:
-                continue
             if event.kind is EventKind.ASSIGNED and event.epoch is not None:
                 reported_at = event.timestamp.timestamp()
                 for partition in event.partitions:
@@ -154,12 +155,29 @@ class TopicHistory(msgspec.Struct):
                     )
                     owned.append(period)
             elif event.kind is EventKind.REVOKED:
-                # Not LOST: the broker may accept a commit that was sent before the worker learned of the loss.
+                # At LOST no period ends: the broker may accept a commit that was sent before the worker learned of it.
                 for partition in event.partitions:
                     index = current.pop((event.worker_id, partition), None)
                     if index is not None:
                         owned[index] = msgspec.structs.replace(owned[index], until=stored.at)
-        return sorted(owned)
+            elif event.kind is EventKind.LOST:
+                outdated |= _outdated(stored, owned, current)
+        return sorted(period for index, period in enumerate(owned) if index not in outdated)
+
+
+def _outdated(lost: StoredEvent, owned: list[OwnershipPeriod], current: dict[tuple[str, int], int]) -> set[int]:
+    """The periods of a worker, by index, that were over when it reported them: another worker owned the partition.
+
+    `current` has the last period of each worker and partition.
+    """
+    found = set()
+    for partition in lost.event.partitions:
+        index = current.get((lost.event.worker_id, partition))
+        if index is not None and owned[index].at >= lost.at - OUTDATED_SECONDS:
+            others = [other for (_, number), other in current.items() if number == partition]
+            if any(owned[other].at < owned[index].at for other in others):
+                found.add(index)
+    return found
 
 
 def read_history(

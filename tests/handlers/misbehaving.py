@@ -324,3 +324,9 @@ def large_slowly(job: Job[Any]) -> Iterator[bytes]:
     for _ in range(job.parameters["mebibytes"]):
         time.sleep(job.parameters["seconds"])
         yield block
+
+
+@short("silent", timeout=20.0)
+def silent(job: Job[Any]) -> bytes:
+    time.sleep(job.parameters["seconds"])
+    return b"done"

@@ -96,6 +96,16 @@ def test_a_request_without_a_handler_is_the_text_of_the_reference_design(tmp_pat
         assert "contentType" not in harness.events()[0]
 
 
+def test_a_handler_that_reports_no_progress_is_seen_to_run(tmp_path: Path) -> None:
+    with processor(tmp_path, progress_interval_seconds=0.1) as harness:
+        harness.start(job("silent", {"seconds": 1.0}))
+        wait_until(lambda: harness.events(TOPICS.progress))
+        harness.finished(1)
+        (event,) = harness.events(TOPICS.progress)
+        assert (event["fileId"], event["step"], event["attempt"]) == (1, 0, 1)
+        assert attempts(harness)[0]["handlerVersion"] == "1"
+
+
 def test_a_handler_that_is_not_deterministic_gets_a_key_of_its_own(tmp_path: Path) -> None:
     with processor(tmp_path) as harness:
         harness.start(job("report"), job("report", offset=1))

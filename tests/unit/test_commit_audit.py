@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from filemill.domain.offsets import RecordedReset, StoredCommit, encode_metadata
-from filemill.domain.topic_records import RequestRecord
+from filemill.domain.topic_records import RequestRecord, StoredEvent
+from filemill.domain.worker_events import EventKind, WorkerEvent
 from filemill.verification.commits import CommitAudit, audit, combine
 from filemill.verification.findings import FindingCode
 from filemill.verification.topic_history import (
@@ -316,3 +317,25 @@ def test_the_audits_of_queues_are_added_up() -> None:
         FindingCode.EXECUTED_TWICE: 1,
     }
     assert combine([]).ok
+
+
+def test_an_assignment_that_a_worker_reports_after_its_loss_is_none() -> None:
+    """A suspended worker wakes, and reports the assignment that it missed just before it learns of its loss."""
+
+    def event(at: float, worker: str, kind: EventKind, epoch: int) -> StoredEvent:
+        moment = datetime.fromtimestamp(at, UTC)
+        return StoredEvent(
+            at, WorkerEvent(kind=kind, worker_id=worker, timestamp=moment, epoch=epoch, partitions=[0], owned=[])
+        )
+
+    other = event(10, "b", EventKind.ASSIGNED, 3)
+    late = [event(20, "a", EventKind.ASSIGNED, 2), event(20.01, "a", EventKind.LOST, 2)]
+    assert [(one.worker, one.epoch) for one in TopicHistory(events=[other, *late]).ownerships()] == [("b", 3)]
+    owned = TopicHistory(events=[other, late[0]]).ownerships()
+    assert [(one.worker, one.epoch) for one in owned] == [("b", 3), ("a", 2)], "no loss was reported"
+    slowly = [late[0], event(22, "a", EventKind.LOST, 2)]
+    assert len(TopicHistory(events=[other, *slowly]).ownerships()) == 2, "it may have committed in between"
+    assert len(TopicHistory(events=late).ownerships()) == 1, "nobody else owned it"
+    jobs = msgspec.structs.replace(other, event=msgspec.structs.replace(other.event, queue="jobs"))
+    assert TopicHistory(events=[jobs]).ownerships() == [], "it is of another queue"
+    assert len(TopicHistory(queue="jobs", events=[jobs]).ownerships()) == 1

@@ -149,6 +149,7 @@ class RecordTask:
         self._retry_policy = context.retry_policy
         # Of a request that names a handler.
         self._handler: HandlerTask | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
         self._usage = _NO_USAGE
         self._progress_at, self._fraction = float("-inf"), 0.0
 
@@ -306,7 +307,7 @@ class RecordTask:
             call_store=self._context.call_store,
             wait_for_membership=self._context.wait_for_membership,
             progress=lambda fraction, text: self._report_progress(request, fraction, text),
-            started=self._handler_started,
+            started=lambda: self._handler_started(request),
             finishing=lambda: self._begin_stage("upload"),
             used=self._handler_used,
         )
@@ -317,6 +318,8 @@ class RecordTask:
             raise
         finally:
             self.idle_until = None
+            if self._start_timer is not None:
+                self._start_timer.cancel()
             self._report_attempt(failure)
         return self._result_of(
             request, result.key, sha256=result.sha256, size=result.size, content_type=result.content_type
@@ -353,9 +356,16 @@ class RecordTask:
             queue=self._context.queue,
         )
 
-    def _handler_started(self) -> None:
+    def _handler_started(self, request: FileCreate) -> None:
         self.idle_until = None
         self._begin_stage("work")
+        seconds = self._context.progress_interval_seconds
+        self._start_timer = asyncio.get_running_loop().call_later(seconds, self._report_start, request)
+
+    def _report_start(self, request: FileCreate) -> None:
+        """Publish that the work has begun, unless the handler has reported progress."""
+        if self._progress_at == float("-inf"):
+            self._publish_progress(request, 0)
 
     def _handler_used(self, usage: AttemptUsage) -> None:
         self._usage = usage
