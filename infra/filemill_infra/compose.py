@@ -14,6 +14,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("docker-compose.yaml",)
 HA_FILES = (*FILES, "docker-compose.ha.yaml")
+SECURE_FILES = (*FILES, "docker-compose.secure.yaml")
 
 TIMEOUT_SECONDS = 300.0
 _SHORT_ID = 12

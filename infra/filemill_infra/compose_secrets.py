@@ -1,16 +1,19 @@
 """`python -m filemill_infra.compose_secrets`: create the secrets of a composed stack in volumes, at its first start.
 
 Each volume has the secrets of one kind of service; a processor, for example, has no database password. Existing secrets
-are kept. Values in .env, such as `FILEMILL_DATABASE_PASSWORD`, replace the random ones.
+are kept. Values in .env, such as `FILEMILL_DATABASE_PASSWORD`, replace the random ones. The service `secrets` is a
+member of the groups that read the files, so it need not be root.
 """
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from filemill.config.settings import Settings, load
-from filemill.runtime.stack_state import replace_private_file
 from filemill_infra.embedded.credentials import Credentials
 from filemill_infra.seaweed_security import SECURITY, create_security_files
+from filemill_infra.secret_files import SecretFiles
+from filemill_infra.secure_secrets import POSTGRES_GROUP, SEAWEED_GROUP, write_secure_secrets
 from filemill_infra.superuser import superuser_statements
 
 ROOT = Path("/secrets")
@@ -20,9 +23,6 @@ VOLUMES = (ADMIN, DATABASE, S3_KEYS, S3_SECURITY)
 # The S3 service reads security.toml from this folder; its components connect to this host.
 S3_SECURITY_FOLDER = "/usr/local/etc/seaweedfs"
 S3_HOST = "127.0.0.1"
-# The groups of the users in the official images. The service `secrets` is a member of both, so it need not be root.
-POSTGRES_GROUP = 999
-SEAWEED_GROUP = 1000
 
 # A file, the credential in it, and a group that may read it in addition to filemill's user.
 _FILES: tuple[tuple[str, str, int | None], ...] = (
@@ -43,32 +43,26 @@ _GIVEN = {
 }
 
 
-def write_secrets(root: Path, given: Mapping[str, str], *, mode: int | None = None) -> list[str]:
+def write_secrets(root: Path, given: Mapping[str, str], *, mode: int | None = None, s3_keys: bool = True) -> list[str]:
     """Write missing secrets, and given ones that differ; returns the names of the files written.
 
     `given` are credentials by the field names of `Credentials`. Files have mode 0400, or 0440 with a group. `mode`, for
-    a root that is itself private, replaces both and sets no group. Raises OSError.
+    a root that is itself private, replaces both and sets no group. `s3_keys`: also the S3 keys that all roles share.
+    Raises OSError.
     """
+    files = SecretFiles(root, mode=mode)
     random = Credentials()
-    written = []
-
-    def put(name: str, content: bytes, group: int | None) -> None:
-        if _content(root / name) != content:
-            closed = 0o400 if group is None else 0o440
-            replace_private_file(root / name, content, mode or closed, None if mode else group)
-            written.append(name)
-
-    for volume in VOLUMES:
-        (root / volume).mkdir(parents=True, exist_ok=True)
     for name, credential, group in _FILES:
-        value = given.get(credential, "").encode() or _content(root / name) or getattr(random, credential).encode()
-        put(name, value, group)
-    superuser = _content(root / f"{ADMIN}/superuser_password").decode()
-    put(_SUPERUSER_SQL, superuser_statements(superuser).encode(), POSTGRES_GROUP)
-    if not _content(root / S3_SECURITY / SECURITY):
+        if name.startswith(f"{S3_KEYS}/") and not s3_keys:
+            continue
+        value = given.get(credential, "").encode() or files.read(name) or getattr(random, credential).encode()
+        files.put(name, value, group)
+    superuser = files.read(f"{ADMIN}/superuser_password").decode()
+    files.put(_SUPERUSER_SQL, superuser_statements(superuser).encode(), POSTGRES_GROUP)
+    if not files.read(f"{S3_SECURITY}/{SECURITY}"):
         for file, content in create_security_files(S3_SECURITY_FOLDER, S3_HOST).items():
-            put(f"{S3_SECURITY}/{file}", content, SEAWEED_GROUP)
-    return written
+            files.put(f"{S3_SECURITY}/{file}", content, SEAWEED_GROUP)
+    return files.written
 
 
 def credentials_from(settings: Settings) -> dict[str, str]:
@@ -79,12 +73,18 @@ def credentials_from(settings: Settings) -> dict[str, str]:
 
 def main() -> None:
     """Create the secrets in the container's volumes."""
-    written = write_secrets(ROOT, credentials_from(load()))
+    parser = argparse.ArgumentParser(prog="filemill_infra.compose_secrets", description="Create missing secrets.")
+    parser.add_argument("--secure", action="store_true", help="also certificates, Kafka users and S3 keys of the roles")
+    parser.add_argument("--renew", action="store_true", help="with --secure: replace the certificates and their CA")
+    options = parser.parse_args()
+    settings = load()
+    written = write_secrets(ROOT, credentials_from(settings), s3_keys=not options.secure)
+    if options.secure:
+        files = SecretFiles(ROOT)
+        until = write_secure_secrets(files, settings.s3_bucket, renew=options.renew)
+        written += files.written
+        print(f"The certificates are valid until {until}.")
     print(f"Written: {', '.join(written)}." if written else "All secrets exist already.")
-
-
-def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
 
 
 if __name__ == "__main__":

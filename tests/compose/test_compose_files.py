@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from filemill_infra.compose import CHECKOUT, FILES, HA_FILES
+from filemill.domain.kafka_access import KafkaRole
+from filemill_infra.compose import CHECKOUT, FILES, HA_FILES, SECURE_FILES
 from filemill_infra.compose_secrets import VOLUMES
+from filemill_infra.s3_policies import S3Role
+from filemill_infra.secure_secrets import SECURE_VOLUMES
 from tests.containers import images
 from tests.containers.engine import Engine
 
@@ -19,6 +22,11 @@ ONE_SHOTS = ("secrets", "setup", "env")
 @pytest.fixture(scope="module")
 def config(docker_engine: Engine) -> dict[str, Any]:
     return compose_config(*FILES)
+
+
+@pytest.fixture(scope="module")
+def secure(docker_engine: Engine) -> dict[str, Any]:
+    return compose_config(*SECURE_FILES)
 
 
 def compose_config(*files: str) -> dict[str, Any]:
@@ -38,6 +46,7 @@ def test_the_files_have_no_warnings_and_all_services(docker_engine: Engine) -> N
     assert set(compose_config(*FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES, *ONE_SHOTS}
     brokers = {"kafka", "kafka-2", "kafka-3"}
     assert set(compose_config(*HA_FILES)["services"]) == {*brokers, "postgres", "s3", *ROLES, *ONE_SHOTS}
+    assert set(compose_config(*SECURE_FILES)["services"]) == {"kafka", "postgres", "s3", *ROLES, *ONE_SHOTS}
 
 
 def test_the_servers_use_the_tested_versions_of_the_official_images(config: dict[str, Any]) -> None:
@@ -99,6 +108,55 @@ def test_no_password_is_in_the_files_and_each_service_has_only_its_secrets(confi
         "s3-keys": {"secrets", "env", "s3", "setup", "dashboard", "processor", "sync", "jupyter"},
         "s3-security": {"secrets", "s3"},
     }
+
+
+def test_in_the_secure_file_each_role_has_only_its_own_credentials(secure: dict[str, Any]) -> None:
+    readers: dict[str, set[str]] = {volume: set() for volume in (*VOLUMES, *SECURE_VOLUMES)}
+    for name, service in secure["services"].items():
+        for volume in service.get("volumes", []):
+            if volume["source"] in readers:
+                readers[volume["source"]].add(name)
+                assert volume.get("read_only", False) is (name != "secrets"), name
+    clients = {"setup", "dashboard", "relay", "processor", "sync", "monitor", "jupyter", "env"}
+    assert readers.pop("certificates") == {"secrets", "s3", *clients}
+    assert readers.pop("database") == {"secrets", *clients} - {"processor"}
+    assert readers.pop("database-admin") == {"secrets", "env", "postgres", "setup"}
+    assert readers.pop("s3-security") == {"secrets", "s3"}
+    assert readers.pop("s3-keys") == set()
+    for server in ("kafka", "postgres", "s3"):
+        assert readers.pop(f"{server}-server") == {"secrets", server}
+    assert readers.pop("role-dashboard") == {"secrets", "dashboard", "jupyter", "env"}
+    others = {role.value for role in (*S3Role, *KafkaRole)} - {"dashboard"}
+    assert readers == {f"role-{role}": {"secrets", role} for role in others}
+
+
+def test_in_the_secure_file_every_client_uses_tls_and_its_own_user(secure: dict[str, Any]) -> None:
+    for role in (*KafkaRole, "setup"):
+        given = secure["services"][str(role)]["environment"]
+        assert given["FILEMILL_KAFKA_SECURITY"] == "sasl_ssl", role
+        assert given["FILEMILL_KAFKA_USER"] == ("filemill-admin" if role == "setup" else f"filemill-{role}")
+        assert given["FILEMILL_KAFKA_PASSWORD_FILE"] == f"/secrets/role-{role}/kafka_password"
+        if "FILEMILL_DATABASE_HOST" in given:
+            assert given["FILEMILL_DATABASE_SSLMODE"] == "verify-full", role
+        if "FILEMILL_S3_ENDPOINT" in given:
+            assert given["FILEMILL_S3_ENDPOINT"] == "https://s3:4566", role
+            assert given["FILEMILL_AWS_ACCESS_KEY_ID_FILE"] == f"/secrets/role-{role}/access_key_id"
+        files = {value for name, value in given.items() if name.endswith(("_FILE", "_BUNDLE", "_PASSWORDS"))}
+        mounted = {volume["target"] for volume in secure["services"][str(role)]["volumes"]}
+        assert [value for value in files if value.rpartition("/")[0] not in mounted] == [], role
+
+
+def test_in_the_secure_file_the_page_needs_a_sign_in(secure: dict[str, Any]) -> None:
+    given = secure["services"]["dashboard"]["environment"]
+    assert given["FILEMILL_AUTH"] == "accounts"
+    assert not given.get("FILEMILL_ALLOW_INSECURE")
+    assert secure["name"] == "filemill-secure"
+
+
+def test_the_image_has_a_folder_for_each_volume_of_secrets() -> None:
+    """Docker copies the owner of the folder to a new volume; another owner could not write to it."""
+    created = (CHECKOUT / "infra/images/Dockerfile").read_text()
+    assert [volume for volume in (*VOLUMES, *SECURE_VOLUMES) if f"secrets/{volume}" not in created] == []
 
 
 def test_only_clients_of_s3_are_in_its_network(config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from filemill_infra.embedded.ports import LOOPBACK, Port
 from filemill_infra.embedded.processes.commands import Command, ServerContext
 from filemill_infra.embedded.servers import kafka_config
 from filemill_infra.embedded.servers.kafka import Kafka
-from filemill_infra.kafka_security import as_pkcs8
+from filemill_infra.kafka_security import as_pkcs8, plain_login
 
 ADMIN = "filemill-admin"
 _PROPERTIES = "secure.properties"
@@ -44,7 +44,7 @@ class SecureKafka(Kafka):
     def command(self) -> Command:
         plain = kafka_config.properties("data", self.port, self._ports["controller"])
         client, local = f"CLIENT://{LOOPBACK}:{self.port}", f"LOCAL://{LOOPBACK}:{self._ports['local']}"
-        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        (self.folder / "login").write_text(plain_login(ADMIN, self.admin_password))
         replaced = {
             "listeners": f"{client},{local},CONTROLLER://{LOOPBACK}:{self._ports['controller']}",
             "advertised.listeners": f"{client},{local}",
@@ -53,7 +53,10 @@ class SecureKafka(Kafka):
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": f"User:ANONYMOUS;User:{ADMIN}",
             "listener.name.client.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
-            "listener.name.client.plain.sasl.jaas.config": f'{login} user_{ADMIN}="{self.admin_password}";',
+            "listener.name.client.plain.sasl.jaas.config": f"${{dir:{self.folder}:login}}",
+            "config.providers": "dir",
+            "config.providers.dir.class": "org.apache.kafka.common.config.provider.DirectoryConfigProvider",
+            "config.providers.dir.param.allowed.paths": str(self.folder),
             "listener.name.client.scram-sha-512.sasl.jaas.config": (
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;"
             ),

@@ -7,12 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
-from confluent_kafka.admin._scram import ScramMechanism, UserScramCredentialDeletion
-from confluent_kafka.cimpl import NewPartitions, NewTopic
+from confluent_kafka import KafkaError, Producer
 
 from filemill.config.settings import InvalidSettings, Settings, load, role_passwords
 from filemill.domain.kafka_access import Grant, KafkaRole, Operation, Resource, grants
@@ -21,20 +16,12 @@ from filemill.errors import Unavailable
 from filemill_infra.embedded.ports import PortAllocator
 from filemill_infra.embedded.processes.commands import ServerContext
 from tests.integration.harness import PipelineHarness
+from tests.integration.kafka_role_client import SECONDS, KafkaRoleClient, allowed
 from tests.integration.processes import ProcessGroup, wait_until
 from tests.integration.secure_kafka import SecureKafka
 from tests.servers import RunningServers, isolated_settings, patient_engine, watch
 
 pytestmark = pytest.mark.full
-
-REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError._WAIT_COORD,  # the broker does not tell this user the group's coordinator
-    KafkaError._NOENT,  # the client knows no leader, because the broker hides the topic from this user
-}
-SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -99,33 +86,33 @@ def _page_of(process: Any) -> str | None:
 @pytest.mark.timeout(600)  # 55 consumers connect; a refused one ends after seconds
 def test_every_operation_that_a_role_does_not_need_is_refused(settings: Settings, kafka: SecureKafka) -> None:
     names = settings.pipeline_names
-    allowed = grants(names)
+    granted = grants(names)
     _publish_to_all(kafka, names.topics)
     different = []
     for role in KafkaRole:
-        client = _Client(kafka, role)
-        tried: dict[Operation, Callable[[str], bool]] = {
-            Operation.READ: client.can_read,
-            Operation.WRITE: client.can_write,
-            Operation.ALTER: client.can_add_partitions,
+        client = KafkaRoleClient(kafka.client_properties(role.user, kafka.password(role)))
+        tried: dict[Operation, Callable[[str], KafkaError | None]] = {
+            Operation.READ: client.read,
+            Operation.WRITE: client.write,
+            Operation.ALTER: client.add_partitions,
         }
         for topic in names.topics:
             different += [
                 (role, operation, topic)
                 for operation, attempt in tried.items()
-                if attempt(topic) != (Grant(Resource.TOPIC, topic, operation) in allowed[role])
+                if allowed(attempt(topic)) != (Grant(Resource.TOPIC, topic, operation) in granted[role])
             ]
-            assert not client.can_delete(topic), (role, topic)
-            assert not client.can_delete_records(topic), (role, topic)
-            assert not client.can_configure(topic), (role, topic)
+            assert not allowed(client.delete(topic)), (role, topic)
+            assert not allowed(client.delete_records(topic)), (role, topic)
+            assert not allowed(client.configure(topic)), (role, topic)
         different += [
             (role, Operation.READ, group)
             for group in names.groups
-            if client.can_commit(group, names.requests[0]) != _may_commit(allowed[role], group, names.requests[0])
+            if allowed(client.commit(group, names.requests[0])) != _may_commit(granted[role], group, names.requests[0])
         ]
         for other in (f"{names.requests[0]}-other", names.requests[0].removesuffix("create")):
-            assert not client.can_create(other), (role, other)
-        assert not client.can_delete_user(KafkaRole.DASHBOARD.user), role
+            assert not allowed(client.create(other)), (role, other)
+        assert not allowed(client.delete_user(KafkaRole.DASHBOARD.user)), role
     assert different == []
 
 
@@ -134,16 +121,16 @@ def _may_commit(of_role: frozenset[Grant], group: str, topic: str) -> bool:
 
 
 def test_prepare_takes_away_rights_that_a_role_does_not_need(settings: Settings, kafka: SecureKafka) -> None:
-    relay = _Client(kafka, KafkaRole.RELAY)
+    relay = KafkaRoleClient(kafka.client_properties(KafkaRole.RELAY.user, kafka.password(KafkaRole.RELAY)))
     _publish_to_all(kafka, [settings.topic_created])
     access = bootstrap.kafka_access(settings)
     needed = grants(settings.pipeline_names)
     more = {*needed[KafkaRole.RELAY], Grant(Resource.TOPIC, settings.topic_created, Operation.READ)}
     access.replace_grants({KafkaRole.RELAY: more})
-    assert relay.can_read(settings.topic_created)
+    assert allowed(relay.read(settings.topic_created))
     bootstrap.prepare(settings)
-    assert not relay.can_read(settings.topic_created)
-    assert relay.can_write(settings.topic_create)
+    assert not allowed(relay.read(settings.topic_created))
+    assert allowed(relay.write(settings.topic_create))
 
 
 @pytest.mark.parametrize(
@@ -178,86 +165,3 @@ def _publish_to_all(kafka: SecureKafka, topics: Any) -> None:
     for topic in topics:
         producer.produce(topic, b"{}", partition=0)
     assert producer.flush(SECONDS) == 0
-
-
-class _Client:
-    """A client of a role. Each method tells whether the broker allows an operation; other errors are raised."""
-
-    def __init__(self, kafka: SecureKafka, role: KafkaRole) -> None:
-        self._properties: dict[str, Any] = {
-            **kafka.client_properties(role.user, kafka.password(role)),
-            "log_level": 0,
-        }
-        self._admin = AdminClient(self._properties)
-        self._producer = Producer({**self._properties, "message.timeout.ms": SECONDS * 1000})
-
-    def can_write(self, topic: str) -> bool:
-        answers: list[KafkaError | None] = []
-        self._producer.produce(topic, b"{}", partition=0, on_delivery=lambda error, _message: answers.append(error))
-        self._producer.flush(SECONDS)
-        [error] = answers
-        return _allowed(error)
-
-    def can_read(self, topic: str) -> bool:
-        # A client for each topic: one that was refused, or may not use its group, reads nothing assigned later.
-        consumer = Consumer({**self._properties, "group.id": "unused", "enable.auto.commit": False})
-        try:
-            consumer.assign([TopicPartition(topic, 0, 0)])
-            while True:
-                message = consumer.poll(SECONDS)
-                if message is None:  # a refusal is not always reported; the topic has a record
-                    return False
-                error = message.error()
-                if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
-                    return _allowed(error)
-        finally:
-            consumer.close()
-
-    def can_commit(self, group: str, topic: str) -> bool:
-        consumer = Consumer({**self._properties, "group.id": group, "enable.auto.commit": False})
-        try:
-            consumer.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
-        except KafkaException as raised:
-            return _allowed(raised.args[0])
-        else:
-            return True
-        finally:
-            consumer.close()
-
-    def can_add_partitions(self, topic: str) -> bool:
-        return self._can(lambda: self._admin.create_partitions([NewPartitions(topic, 50)], validate_only=True))
-
-    def can_delete(self, topic: str) -> bool:
-        return self._can(lambda: self._admin.delete_topics([topic]))
-
-    def can_create(self, topic: str) -> bool:
-        return self._can(lambda: self._admin.create_topics([NewTopic(topic, 1, 1)]))
-
-    def can_delete_records(self, topic: str) -> bool:
-        return self._can(lambda: self._admin.delete_records([TopicPartition(topic, 0, 1)]))
-
-    def can_configure(self, topic: str) -> bool:
-        entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-        return self._can(lambda: self._admin.incremental_alter_configs([resource]))
-
-    def can_delete_user(self, user: str) -> bool:
-        deletion = UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512)
-        return self._can(lambda: self._admin.alter_user_scram_credentials([deletion]))
-
-    def _can(self, call: Callable[[], Any]) -> bool:
-        try:
-            for future in call().values():
-                future.result(SECONDS)
-        except KafkaException as raised:
-            return _allowed(raised.args[0])
-        return True
-
-
-def _allowed(error: KafkaError | None) -> bool:
-    """Whether an answer is not a refusal. Raises the error if it is another one."""
-    if error is None:
-        return True
-    if error.code() in REFUSED:
-        return False
-    raise KafkaException(error)

@@ -48,6 +48,12 @@ def test_missing_secrets_are_created_and_the_others_kept(tmp_path: Path) -> None
     }
 
 
+def test_the_keys_that_all_roles_share_are_left_out_on_request(tmp_path: Path) -> None:
+    written = write_secrets(tmp_path, {"s3_access_key_id": "given"}, s3_keys=False)
+    assert not [name for name in written if name.startswith("s3-keys/")]
+    assert not (tmp_path / "s3-keys").exists()
+
+
 def test_given_secrets_replace_random_ones_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_secrets(tmp_path, {})
     monkeypatch.setenv("FILEMILL_DATABASE_PASSWORD", "chosen")

@@ -1,6 +1,9 @@
 """Environment variables for other programs, and their conversion to settings."""
 
+from pathlib import Path
+
 import pytest
+import sqlalchemy as sa
 
 from filemill.config.connection_environment import connection_environment, settings_from
 from filemill.config.settings import Settings, load
@@ -39,3 +42,35 @@ def test_administrative_roles_are_included_on_request_only(settings: Settings) -
 def test_read_only_replaces_the_applications_role_by_the_readers(settings: Settings) -> None:
     variables = connection_environment(settings, read_only=True)
     assert (variables["PGUSER"], variables["DATABASE_PASSWORD"]) == ("filereader", "of the reader")
+
+
+def test_tls_and_kafkas_user_are_included_with_the_path_of_the_other_machine(tmp_path: Path) -> None:
+    here, there = tmp_path / "here.pem", tmp_path / "there.pem"
+    here.touch()
+    given = {
+        "kafka_security": "sasl_ssl",
+        "kafka_user": "filemill-dashboard",
+        "kafka_password": "of the user",
+        "kafka_ca_bundle": here,
+        "database_sslmode": "verify-full",
+        "database_ca_bundle": here,
+        "s3_endpoint": "https://s3:4566",
+        "s3_ca_bundle": here,
+    }
+    settings = load(kafka_broker="kafka:9092", **given)
+    variables = connection_environment(settings)
+    again = load(**settings_from(variables))
+    assert {name: getattr(again, name) for name in given} == {name: getattr(settings, name) for name in given}
+
+    variables = connection_environment(settings, ca_file=there)
+    assert str(here) not in " ".join(variables.values())
+    assert variables["FILEMILL_KAFKA_CA_BUNDLE"] == variables["FILEMILL_S3_CA_BUNDLE"] == str(there)
+    assert (variables["PGSSLMODE"], variables["PGSSLROOTCERT"]) == ("verify-full", str(there))
+    assert variables["AWS_CA_BUNDLE"] == str(there)
+    url = sa.make_url(variables["DATABASE_URL"])
+    assert url.query == {"sslmode": "verify-full", "sslrootcert": str(there)}
+
+
+def test_a_stack_without_tls_has_no_variables_of_it(settings: Settings) -> None:
+    names = set(connection_environment(settings, ca_file=Path("none.pem")))
+    assert not [name for name in names if "SSL" in name or "CA_BUNDLE" in name or "KAFKA_SECURITY" in name]

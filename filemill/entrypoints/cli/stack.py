@@ -261,6 +261,9 @@ def env(
     *,
     read_only: Annotated[bool, typer.Option("--read-only", help="Use the database role that can only read.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="Add the database roles of migrate and prepare.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Path of the CA certificates on the machine that connects, if it is another.")
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -272,7 +275,7 @@ def env(
     if running_stack(settings.home) is None and "kafka_broker" not in settings.model_fields_set:
         fail(f"no stack is running under {settings.home}, and no servers are set; start one with `filemill up`", 1)
     try:
-        variables = connection_environment(settings, read_only=read_only, admin=admin)
+        variables = connection_environment(settings, read_only=read_only, admin=admin, ca_file=ca_file)
     except ValueError as error:
         fail(str(error), 1)
     if as_json:
