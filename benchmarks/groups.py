@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.processes import START_SECONDS, BenchmarkProcess, ProcessFailed, WorkerProcesses
 from benchmarks.servers import IsolatedPipeline, wait_until
 from filemill.adapters.kafka.topic_reader import KafkaTopicReader
+from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.worker_events import EventKind, decode_event
 
 READ_SECONDS = 0.05
@@ -15,8 +16,10 @@ SETTLED_SECONDS = 1.5
 ROLES = ("relay", "sync")
 
 
-def wait_for_processors(pipeline: IsolatedPipeline, processors: Sequence[BenchmarkProcess]) -> None:
-    """Wait until these processors own all partitions, by their worker events."""
+def wait_for_processors(
+    pipeline: IsolatedPipeline, processors: Sequence[BenchmarkProcess], queue: str = DEFAULT_QUEUE
+) -> None:
+    """Wait until these processors own all partitions of a queue, by their worker events."""
     names = {worker.name for worker in processors}
     reader = KafkaTopicReader(pipeline.settings, [pipeline.settings.topic_worker_events], "bench-watch")
     owned: dict[str, list[int]] = {}
@@ -24,12 +27,17 @@ def wait_for_processors(pipeline: IsolatedPipeline, processors: Sequence[Benchma
     def shared() -> bool:
         for record in reader.read(READ_RECORDS, READ_SECONDS):
             event = decode_event(record.value)
-            if event.worker_id in names and event.kind in {
-                EventKind.ASSIGNED,
-                EventKind.REVOKED,
-                EventKind.LOST,
-                EventKind.HEARTBEAT,
-            }:
+            if (
+                event.worker_id in names
+                and event.queue == queue
+                and event.kind
+                in {
+                    EventKind.ASSIGNED,
+                    EventKind.REVOKED,
+                    EventKind.LOST,
+                    EventKind.HEARTBEAT,
+                }
+            ):
                 owned[event.worker_id] = event.owned
         return is_balanced(owned, len(names), pipeline.settings.topic_partitions)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import httpx
 import msgspec
 
-from benchmarks import backlog, proofs
+from benchmarks import backlog, handlers, proofs
 from benchmarks.arm import Arm, matches
 from benchmarks.limits import run_task
 from benchmarks.meter import MEGABYTE, Measured
@@ -30,6 +30,8 @@ SLOW_SERVERS = {"server_timeout_seconds": 60}
 BASE, MANY, OLD = "10,000 files", "100,000 files", "10,000 files beside a million rows"
 LONG, IDLE, BUSY = "1,000 files × 20 s", "API, idle", "API, busy"
 VERIFY_SECONDS_MOST = 60.0
+NEIGHBOURS_MOST = 1.1
+STREAM_RSS_MB_MOST = 200.0
 # The greatest ratio of memory for ten times the files that counts as constant.
 FLAT = 1.25
 
@@ -140,6 +142,7 @@ def points() -> list[Arm]:
         Arm("10,000 files × 20 s", "growth", 10_000, long_jobs, long),
         Arm(IDLE, "growth", 600, api_idle),
         Arm(BUSY, "growth", 6_000, api_busy),
+        *handlers.points(),
     ]
 
 
@@ -177,6 +180,17 @@ def check_targets(samples: Sequence[Sample]) -> list[TargetResult]:
     few, most = (_figure(samples, arm, "verify_rss_mb") for arm in (BASE, MANY))
     if few and most:
         found.append(at_most("verify of 100,000 files, memory", "verify of 10,000", most / few, FLAT))
+    return found + _handler_targets(samples)
+
+
+def _handler_targets(samples: Sequence[Sample]) -> list[TargetResult]:
+    found = [
+        at_most(f"p95 of jobs {name}", "p95 alone", change, NEIGHBOURS_MOST)
+        for name in (handlers.HANGS, handlers.LOOPS)
+        if (change := _figure(samples, name, handlers.P95_CHANGE))
+    ]
+    if rss := _figure(samples, handlers.STREAM, handlers.RSS_MB):
+        found.append(at_most("memory of a processor that streams 5 GiB, MB", "", rss, STREAM_RSS_MB_MOST))
     return found
 
 

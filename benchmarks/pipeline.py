@@ -7,6 +7,7 @@ from benchmarks.meter import Measured
 from benchmarks.processes import WorkerProcesses
 from benchmarks.proofs import require
 from benchmarks.servers import WORK_SECONDS, IsolatedPipeline, wait_until
+from filemill.domain.queues import DEFAULT_QUEUE
 
 # The newest row first: this query runs often and must not read completed rows.
 UNFINISHED = """
@@ -33,11 +34,13 @@ def end_to_end(pipeline: IsolatedPipeline, files: int) -> Measured:
     return measured
 
 
-def run_pipeline(pipeline: IsolatedPipeline, files: int, processors: int = 1) -> Measured:
-    """Submit files and wait until all rows are terminal. Does not prove that the work was done."""
+def run_pipeline(
+    pipeline: IsolatedPipeline, files: int, processors: int = 1, task: str = "submit-many", queue: str = DEFAULT_QUEUE
+) -> Measured:
+    """Submit files to a queue and wait until all rows are terminal. Does not prove that the work was done."""
     with pipeline.processes() as processes:
-        submitter = processes.start_task("submit-many", files)
-        start_workers(pipeline, processes, processors)
+        submitter = processes.start_task(task, files)
+        start_workers(pipeline, processes, processors, queue)
         submitter.wait_ready()
         with pipeline.meter(processes) as meter:
             submitter.start_work()
@@ -46,10 +49,12 @@ def run_pipeline(pipeline: IsolatedPipeline, files: int, processors: int = 1) ->
         return meter.measured(files)
 
 
-def start_workers(pipeline: IsolatedPipeline, processes: WorkerProcesses, processors: int) -> None:
-    """Start relay, sync and processors, and wait until all are active."""
+def start_workers(
+    pipeline: IsolatedPipeline, processes: WorkerProcesses, processors: int, queue: str = DEFAULT_QUEUE
+) -> None:
+    """Start relay, sync and processors, and wait until all are active, and the processors own the queue."""
     for role in ROLES:
         processes.start_role(role)
     members = [processes.start_role("processor") for _ in range(processors)]
     wait_for_leases(pipeline, processes)
-    wait_for_processors(pipeline, members)
+    wait_for_processors(pipeline, members, queue)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import msgspec
@@ -25,6 +25,8 @@ LONGEST_PAUSE_SECONDS = 0.25
 
 # A request: id, title, description, moment.
 Request = tuple[int, str, str, datetime]
+# The bytes of a request's object: title, description, moment.
+Make = Callable[[str, str, datetime], bytes]
 
 
 class WorkIncomplete(Exception):
@@ -88,9 +90,9 @@ def completed_ids(pipeline: IsolatedPipeline) -> set[int]:
     return ids
 
 
-def check_objects(pipeline: IsolatedPipeline, wanted: Iterable[Request]) -> None:
-    """Check that exactly these files have objects, each with the bytes of a new render, by the MD5 of the listing."""
-    expected = {object_key(row[0], row[3]): hashlib.md5(render(*row[1:])).hexdigest() for row in wanted}  # noqa: S324
+def check_objects(pipeline: IsolatedPipeline, wanted: Iterable[Request], make: Make = render) -> None:
+    """Check that exactly these files have objects, each with the bytes of `make`, by the MD5 of the listing."""
+    expected = {object_key(row[0], row[3]): hashlib.md5(make(*row[1:])).hexdigest() for row in wanted}  # noqa: S324
     found = object_hashes(pipeline)
     require(len(found), len(expected), "objects in the bucket")
     differ = [key for key, etag in found.items() if expected.get(key) != etag]
@@ -107,7 +109,9 @@ def object_hashes(pipeline: IsolatedPipeline) -> dict[str, str]:
     return {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", [])}
 
 
-def check_completed(pipeline: IsolatedPipeline, files: int, table: str = "files", since_id: int = 0) -> None:
+def check_completed(
+    pipeline: IsolatedPipeline, files: int, table: str = "files", since_id: int = 0, make: Make = render
+) -> None:
     """Check that all rows with ids beyond `since_id` are completed, and that their objects are in the bucket."""
     query = f"SELECT id, title, description, created_at, status, s3_location FROM {table} WHERE id > :since"  # noqa: S608
     with pipeline.engine.connect() as connection:
@@ -115,4 +119,4 @@ def check_completed(pipeline: IsolatedPipeline, files: int, table: str = "files"
     require(len(rows), files, f"rows in {table}")
     require(sum(row.status == "completed" for row in rows), files, f"completed rows in {table}")
     require([row.id for row in rows if row.s3_location != object_key(row.id, row.created_at)][:3], [], "wrong keys")
-    check_objects(pipeline, ((row.id, row.title, row.description, row.created_at) for row in rows))
+    check_objects(pipeline, ((row.id, row.title, row.description, row.created_at) for row in rows), make)

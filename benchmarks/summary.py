@@ -68,6 +68,7 @@ RAW = (
 TARGETS = (
     RatioTarget("end to end", "end to end", "FastStream with boto3", ("FastStream, boto3",), 8.0),
     RatioTarget("end to end", "end to end", "the reference design", ("reference design, boto3",), 8.0),
+    RatioTarget("end to end, a trivial handler", "end to end, handler", "the text handler", ("end to end",), 0.6),
     RatioTarget("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
     RatioTarget(
         "processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8

@@ -30,6 +30,8 @@ TASKS = {
     "raw-claim": "limits:claim_and_delete",
     "submit-one": "stages:submit_one",
     "submit-many": "stages:submit_many",
+    "submit-jobs": "jobs:submit_jobs",
+    "handler-pool": "jobs:pool",
     "submit-steadily": "stages:submit_steadily",
     "relay": "stages:relay",
     "processor": "stages:processor",
