@@ -42,10 +42,10 @@ class Journal:
         self.entries: list[JournalEntry] = []
         self._lock = threading.Lock()
 
-    def record_event(self, kind: str, name: str, **detail: object) -> JournalEntry:
+    def record_event(self, kind: str, name: str, target: str = "", **detail: object) -> JournalEntry:
         """Record an event without duration."""
         now = time.time()
-        entry = JournalEntry(kind=kind, name=name, began=now, ended=now, detail=detail)
+        entry = JournalEntry(kind=kind, name=name, began=now, ended=now, target=target, detail=detail)
         with self._lock:
             self.entries.append(entry)
         self._write("note", entry)

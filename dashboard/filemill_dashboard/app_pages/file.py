@@ -23,8 +23,9 @@ from filemill_dashboard.components.state_diagram import draw_state_diagram
 from filemill_dashboard.components.timeline import event_timeline
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
-from filemill_dashboard.views.file_timeline import delivery_outcome, state_diagram, timeline_entries
+from filemill_dashboard.views.file_timeline import TimelineEntry, delivery_outcome, state_diagram, timeline_entries
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.process_story import process_entries, shared_steps
 from filemill_dashboard.views.waiting import is_record_gone, why_waiting
 
 
@@ -63,12 +64,19 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     with st.container(key="columns", horizontal=True, gap="large"):
         with st.container(key="left"):
             _deliveries(story, stale=stale)
-            event_timeline("timeline", timeline_entries(story), title="Timeline", stale=stale)
+            event_timeline("timeline", _timeline(data, story, story.file), title="Timeline", stale=stale)
             job_details(data, file_id)
             _preview(data, story.file)
         with st.container(key="right"):
             facts("details", file_facts(story.file), title="Details", stale=stale)
             links_of_file(data, story.file)
+
+
+def _timeline(data: PageData, story: FileTimeline, file: FileRow) -> list[TimelineEntry]:
+    """Return the file's events, and the starts and ends of the processes that it needed meanwhile."""
+    around = shared_steps(data.process_steps(), file.created_at, file.finished_at or story.as_of)
+    entries = [*timeline_entries(story), *process_entries(around)]
+    return sorted(entries, key=lambda entry: entry.order or entry.at)
 
 
 _DELIVERY_COLUMNS = [

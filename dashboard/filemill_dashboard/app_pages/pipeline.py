@@ -1,5 +1,7 @@
 """Pipeline: the stages with their counts, the consumer group, and what blocks requests."""
 
+import time
+
 import streamlit as st
 
 from filemill.domain.files import epoch_milliseconds
@@ -8,7 +10,8 @@ from filemill.queries.workers import WorkerQuery
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.add_partitions import add_partitions_button, add_partitions_dialog
 from filemill_dashboard.components.assignment import assignment
-from filemill_dashboard.components.chart_annotations import annotations_of
+from filemill_dashboard.components.chart import Annotation
+from filemill_dashboard.components.chart_annotations import annotations_of, annotations_of_processes
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.flow_strip import flow_strip
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
@@ -99,6 +102,13 @@ def _queues(data: PageData, *, dimmed: bool) -> None:
         queue_table(reading.value, stale=dimmed or reading.error is not None)
 
 
+def _annotations(data: PageData, period_seconds: int) -> list[Annotation]:
+    """Return what happened in the period: operations, faults, and starts and ends of servers and workers."""
+    since = time.time() - period_seconds
+    steps = [step for step in data.process_steps() if step.at >= since]
+    return [*annotations_of(data.chart_operations(period_seconds)), *annotations_of_processes(steps)]
+
+
 def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> str:
     """Draw the lag; returns the queue that was selected for the charts."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -111,7 +121,7 @@ def _lag(data: PageData, overview: Overview | None, *, dimmed: bool) -> str:
     history = data.lag_history(period, queue)
     as_of = overview.as_of if overview else None
     stale = dimmed or history.error is not None
-    lag_chart(history.value, period, as_of, annotations_of(data.chart_operations(period)), stale=stale)
+    lag_chart(history.value, period, as_of, _annotations(data, period), stale=stale)
     return queue
 
 
@@ -120,9 +130,7 @@ def _outbox(data: PageData, overview: Overview | None) -> None:
     reading = data.outbox_history(period)
     as_of = overview.as_of if overview else None
     page_shell.section_heading("Outbox")
-    outbox_chart(
-        reading.value, period, as_of, annotations_of(data.chart_operations(period)), stale=reading.error is not None
-    )
+    outbox_chart(reading.value, period, as_of, _annotations(data, period), stale=reading.error is not None)
 
 
 def _rebalances(data: PageData, visibility: Visibility, queue: str) -> None:
@@ -132,7 +140,7 @@ def _rebalances(data: PageData, visibility: Visibility, queue: str) -> None:
     known = {"events_known": visibility.events_known, "silence_known": visibility.silence_known}
     periods = ownership_periods(ownership, **known) if ownership else []
     page_shell.section_heading("Partition owners")
-    rebalance_chart(ownership, periods, period, annotations_of(data.chart_operations(period)), stale=stale)
+    rebalance_chart(ownership, periods, period, _annotations(data, period), stale=stale)
     changes = ownership_changes(ownership, periods) if ownership else []
     data_grid(
         "moves",

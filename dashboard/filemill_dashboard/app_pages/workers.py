@@ -39,6 +39,7 @@ from filemill_dashboard.state.principals import page_principal, why_not
 from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.process_story import ends_of, process_entries
 from filemill_dashboard.views.visibility import ShownState, Visibility, shown_counts
 
 PAGE_WORKERS = 50
@@ -94,6 +95,7 @@ COLUMNS = [
     Column("memory", "Memory", "bytes", 92, hide_below=1100),
     Column("starts", "Starts", "number", 66, hide_below=1440),
 ]
+PROCESSES_SHOWN = 30
 CLOCK_PIXELS = 104
 CLOCK = Column(
     "clock",
@@ -165,8 +167,21 @@ def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     handlers = data.handlers()
     events_known = visibility.events_known
     handler_table(handlers.value, stale=handlers.error is not None or not events_known, workers_known=events_known)
+    if stack is not None:
+        _processes(data)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
+
+
+def _processes(data: PageData) -> None:
+    """Draw the starts and ends of all processes of the stack: the servers, relay, sync, monitor, and the workers."""
+    newest = data.process_steps()[::-1][:PROCESSES_SHOWN]
+    event_timeline(
+        "processes",
+        process_entries(newest),
+        title="Starts and ends of servers and workers",
+        empty="No process of this stack has started or ended in the last 24 hours.",
+    )
 
 
 def _pages(page: int, matching: int) -> None:
@@ -482,6 +497,7 @@ def _details(data: PageData, worker: WorkerView, state: ShownState, member_ids: 
             lines = [*_vitals(worker, state), *identity]
             facts("vitals", lines, title="Status", stale=state is ShownState.UNKNOWN)
             steps = [*_steps(events.value or []), *_operations(data.operations().value or [], worker.id)]
+            steps += process_entries(ends_of(data.process_steps(), worker.id))
             newest = sorted(steps, key=lambda step: step.at, reverse=True)[:EVENTS_SHOWN]
             event_timeline("events", newest, title="Events", empty="Only heartbeats in the last 24 hours.")
 

@@ -6,14 +6,21 @@ from typing import Any
 from filemill.adapters.postgres.audit import FAULT
 from filemill.domain.files import epoch_milliseconds
 from filemill.queries.history import DEPLOYED, AuditEntry
+from filemill.runtime.process_history import ProcessStep
 from filemill.services.audit import REFUSED
 from filemill_dashboard.components.chart import Annotation
 from filemill_dashboard.views.plurals import counted
+from filemill_dashboard.views.process_story import SHARED_ROLES, process_summary
 
 
 def annotations_of(operations: Sequence[AuditEntry]) -> list[Annotation]:
     """Return an annotation per operation; a fault is a bar. Refused operations are left out."""
     return [_annotation(operation) for operation in operations if "refused" not in operation.detail]
+
+
+def annotations_of_processes(steps: Sequence[ProcessStep]) -> list[Annotation]:
+    """Return an annotation per start and end of a server or of a worker that is no file processor."""
+    return [Annotation(round(1000 * step.at), process_summary(step)) for step in steps if step.role in SHARED_ROLES]
 
 
 def _annotation(operation: AuditEntry) -> Annotation:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -56,6 +57,7 @@ from filemill.queries.workers import (
     worker_files,
 )
 from filemill.runtime.journal import JournalEntry
+from filemill.runtime.process_history import ProcessStep, process_history
 from filemill.runtime.stack_state import StackState
 from filemill.services.faults import FaultEndRecorder, active_fault, journal_of
 from filemill_dashboard.state import services as services_module
@@ -70,6 +72,8 @@ from filemill_dashboard.state.services import Services
 from filemill_dashboard.state.setup_facts import TopicView, postgres_version, topics
 from filemill_dashboard.views.visibility import LocalProcess, ShownState, ViewTracker, Visibility, local_processes
 
+# Starts and ends of processes are shown for this long.
+PROCESSES_SECONDS = 86_400.0
 TTL_SECONDS = 1.0
 WAIT_SECONDS = 1.5
 OBJECT_TTL_SECONDS = 30.0
@@ -247,6 +251,9 @@ class PageData:
             max_keys=DEAD_LETTER_CONTENTS_MAX,
         )
         self._stack: KeyedCache[str, StackState | None] = self._cached(lambda _key: services.stack(), TTL_SECONDS)
+        self._processes: KeyedCache[str, list[ProcessStep]] = self._cached(
+            lambda _key: self._read_processes(), TTL_SECONDS
+        )
         self._faults: KeyedCache[str, list[JournalEntry]] = self._cached(lambda _key: self._read_faults(), TTL_SECONDS)
         self.lab = LabCache(services.settings.results.absolute(), self._cached)
         self._object: KeyedCache[tuple[int, str], ObjectPreview | None] = self._cached(
@@ -387,6 +394,10 @@ class PageData:
         """The faults in the journal of the embedded stack, newest first; empty without such a stack."""
         return self._faults.get("")
 
+    def process_steps(self) -> list[ProcessStep]:
+        """Starts and ends of the processes of the embedded stack in the last 24 hours, oldest first."""
+        return self._processes.get("").value or []
+
     def active_faults(self) -> dict[str, JournalEntry]:
         """The faults that last now on the servers of the embedded stack, by server."""
         stack, entries = self.stack(), self.faults().value or []
@@ -504,6 +515,10 @@ class PageData:
                 return query(connection, key)
 
         return self._cached(read, ttl_seconds, hurried=lambda: self._database_fails)
+
+    def _read_processes(self) -> list[ProcessStep]:
+        stack = self.services.stack()
+        return process_history(Path(stack.home), time.time() - PROCESSES_SECONDS) if stack is not None else []
 
     def _read_faults(self) -> list[JournalEntry]:
         stack = self.services.stack()

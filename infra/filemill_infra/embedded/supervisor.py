@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
+from filemill.runtime.process_history import PROCESSES_FILE
 from filemill.runtime.stack_registry import register_stack, unregister_stack
 from filemill.runtime.stack_state import FAULTS_FILE, ProcessRef, StackState, remove_state, write_state
 from filemill.runtime.supervisor_client import CommandRejected, CommandRejection, FaultKind
@@ -29,6 +30,7 @@ from filemill_infra.embedded.control import ControlServer
 from filemill_infra.embedded.down import stop_orphans
 from filemill_infra.embedded.home import HomeLock, prepare_home
 from filemill_infra.embedded.ports import PortAllocator
+from filemill_infra.embedded.process_journal import ProcessJournal
 from filemill_infra.embedded.processes import signals
 from filemill_infra.embedded.processes.commands import ServerContext
 from filemill_infra.embedded.processes.watchdog_client import Watchdog
@@ -110,6 +112,7 @@ class Supervisor:
         self._watchdog: Watchdog
         self._servers: EmbeddedServers
         self._workers: WorkerPool
+        self._journal: ProcessJournal
 
     def start(self, seconds: float = START_SECONDS) -> StackState:
         """Start everything and return the state. On any error or interrupt, everything is stopped again.
@@ -121,6 +124,7 @@ class Supervisor:
         self._lock = HomeLock(self.home)
         try:
             stop_orphans(self.home)
+            self._journal.open()
             self._watchdog.start()
             self._servers.start(seconds)
             self._write_state()
@@ -252,6 +256,7 @@ class Supervisor:
             self._servers.stop(max(deadline - time.monotonic(), _LEAST_SERVER_SECONDS / 2))
             signals.kill(signals.marked(self._mark))
             self._watchdog.close()
+            self._journal.close()
             remove_state(self.home)
             unregister_stack(self.home)
             self._lock.release()
@@ -285,6 +290,7 @@ class Supervisor:
             "s3": lambda: SeaweedFS(context),
         }
         self._servers = EmbeddedServers([known[name]() for name in self._wanted_servers], self._report)
+        self._journal = ProcessJournal(self.home / PROCESSES_FILE)
         self._workers = WorkerPool(self._specs, self.home / "logs", self._watchdog, self._report)
 
     def _environment(self) -> dict[str, str]:
@@ -313,6 +319,7 @@ class Supervisor:
         # A failing listener, such as one that prints to a closed terminal, must not end the monitoring.
         with contextlib.suppress(Exception):
             self._on_report(event)
+        self._journal.report(event)
 
     def _write_state(self) -> None:
         """Write the state file if the state has changed."""
@@ -321,6 +328,7 @@ class Supervisor:
             if state != self._state and not self._stopped.is_set():
                 write_state(state)
                 self._state = state
+                self._journal.observe(state)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Setting an event here could deadlock: this thread may hold the lock of that event.
