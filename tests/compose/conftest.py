@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from filemill_infra.compose import FILES, HA_FILES
+from filemill_infra.compose import FILES, HA_FILES, SECURE_FILES
 from tests.compose.stack import Stack, composed
 from tests.containers.engine import Engine, NoEngine, skip_or_fail
 from tests.containers.images import filemill_image, server_images
@@ -32,4 +32,12 @@ def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
 def ha_stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with three brokers."""
     with composed(tmp_path_factory.mktemp("ha"), image, *HA_FILES, project="filemill-test-ha") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def secure_stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with TLS, users and sign-in."""
+    folder = tmp_path_factory.mktemp("secure")
+    with composed(folder, image, *SECURE_FILES, project="filemill-test-secure") as stack:
         yield stack

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,12 @@ import httpx
 
 from filemill.config.connection_environment import settings_from
 from filemill.config.settings import Settings, load
-from filemill_infra.compose import Compose, ComposeError, Container
+from filemill_infra.compose import SECURE_FILES, Compose, ComposeError, Container
 from tests.integration.harness import PipelineHarness
 from tests.integration.processes import ProcessGroup, wait_until
 from tests.servers import patient_engine
 
+SECURE_FILE = SECURE_FILES[-1]
 # The engine and all containers share two cores.
 UP_SECONDS = 360.0
 SETTLE_SECONDS = 90.0
@@ -29,15 +31,19 @@ PORTS = (
 class Stack:
     """A composed stack, its REST API and its harness."""
 
-    def __init__(self, compose: Compose, harness: PipelineHarness, ports: dict[str, int]) -> None:
+    def __init__(
+        self, compose: Compose, harness: PipelineHarness, ports: dict[str, int], token: str | None = None
+    ) -> None:
+        """`token` signs in to REST."""
         self.compose = compose
         self.harness = harness
         self.ports = ports
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.page = f"http://127.0.0.1:{ports['PAGE_PORT']}"
 
     def submit(self, count: int, title: str = "A file") -> list[int]:
         """Create files by REST; returns their ids."""
-        with httpx.Client(base_url=self.page, timeout=30) as client:
+        with self._client() as client:
             return [_create(client, f"{title} {number}") for number in range(count)]
 
     @contextlib.contextmanager
@@ -47,7 +53,7 @@ class Stack:
         ended = threading.Event()
 
         def create() -> None:
-            with httpx.Client(base_url=self.page, timeout=30) as client:
+            with self._client() as client:
                 while not ended.wait(every):
                     with contextlib.suppress(httpx.HTTPError, _NotCreated):
                         accepted.append(_create(client, f"Under load {len(accepted)}"))
@@ -59,6 +65,9 @@ class Stack:
         finally:
             ended.set()
             thread.join()
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.page, headers=self.headers, timeout=30)
 
     def processors(self) -> list[Container]:
         """The running processors."""
@@ -115,14 +124,15 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
     compose = Compose(files=files, project=project, environment=environment)
     try:
         compose.up(timeout=UP_SECONDS)
-        settings_here = _settings_of(compose)
+        secure = SECURE_FILE in files
+        settings_here = _settings_of(compose, ca_file=fetch_ca(compose, folder) if secure else None)
         engine = patient_engine(settings_here)
         with (
             ProcessGroup(settings_here, folder, lambda _pid: None) as processes,
             contextlib.closing(PipelineHarness(settings_here, engine, processes)) as harness,
         ):
             try:
-                yield Stack(compose, harness, ports)
+                yield Stack(compose, harness, ports, _token(compose) if secure else None)
             finally:
                 engine.dispose()
     except BaseException:
@@ -132,15 +142,33 @@ def composed(folder: Path, image: str, *files: str, project: str, **settings: st
         compose.down(volumes=True, seconds=0)
 
 
-def _settings_of(compose: Compose) -> Settings:
+def fetch_ca(compose: Compose, folder: Path) -> Path:
+    """The certificate of a secure stack's CA, in a file on this machine."""
+    file = folder / "filemill-ca.pem"
+    show = ("--entrypoint", "cat", "env", "/secrets/certificates/ca.pem")
+    file.write_text(compose.run("run", "--rm", "--no-TTY", "--no-deps", *show))
+    return file
+
+
+def _settings_of(compose: Compose, ca_file: Path | None) -> Settings:
     """The settings of a program on this machine that connects to the stack."""
     setup = json.loads(compose.run("config", "--format", "json"))["services"]["setup"]["environment"]
     own = {name.removeprefix("FILEMILL_").lower(): value for name, value in setup.items()}
     shared = {
         name: own[name] for name in ("topic_partitions", "topic_replication_factor", "group_protocol") if name in own
     }
-    printed = compose.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json")
+    options = ["--ca-file", str(ca_file)] if ca_file else []
+    printed = compose.run("run", "--rm", "--no-TTY", "--no-deps", "env", "--json", *options)
     return load(**shared, **settings_from(json.loads(printed)))
+
+
+def _token(compose: Compose) -> str:
+    """A token of a new admin."""
+    password = secrets.token_urlsafe(16)
+    add = f"printf '%s\\n' {password} | filemill users add tester --role admin --password-stdin"
+    compose.execute("dashboard", "sh", "-c", add)
+    create = ("tokens", "create", "tester", "--label", "tests", "--role", "admin")
+    return compose.execute("dashboard", "filemill", *create).splitlines()[0].strip()
 
 
 def _free_ports() -> dict[str, int]:

