@@ -24,6 +24,7 @@ PAGES = {
     "letters": st.Page("app_pages/dead_letters.py", title="Dead letters", url_path="letters"),
     "messages": st.Page("app_pages/messages.py", title="Messages", url_path="messages"),
     "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
+    "activity": st.Page("app_pages/activity.py", title="Activity", url_path="activity"),
     "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
     # Only in mode `accounts` are there accounts.
     "account": st.Page(

@@ -52,3 +52,5 @@ NEWER_FILES = CursorKind("fn1", 1)
 # Of the list of workers: how many precede the page.
 WORKERS = CursorKind("wk1", 1)
 DEAD_LETTERS = CursorKind("dl1", 3)
+# Of the audit log: rows with lower sequence numbers.
+AUDIT = CursorKind("au1", 1)

@@ -23,6 +23,13 @@ _ROWS = sa.text("""
     FROM operations WHERE (sequence, id) > (:sequence, :id) ORDER BY sequence, id LIMIT :limit
 """)
 _HEAD = sa.text("SELECT count, hash FROM audit_head")
+_REFUSED = """
+    (detail ? 'refused' OR EXISTS (
+        SELECT FROM operations AS later WHERE later.follows = operations.id AND later.detail ? 'refused'
+    ))
+"""
+# Details of more bytes are long lists of files.
+LONG_BYTES = 2000
 
 
 class AuditReport(msgspec.Struct, frozen=True):
@@ -43,6 +50,14 @@ class AuditFilter(msgspec.Struct, frozen=True):
     object: str = ""
     refused: bool | None = None
     since: datetime | None = None
+
+
+class AuditQuery(msgspec.Struct, frozen=True):
+    """A page of the log: the newest `limit` rows that match, or those with lower sequence numbers than `before`."""
+
+    wanted: AuditFilter = AuditFilter()
+    before: int | None = None
+    limit: int = PAGE_ROWS
 
 
 class AuditEntryRow(msgspec.Struct, frozen=True):
@@ -83,9 +98,19 @@ def verify_audit(engine: sa.Engine, known: AuditHead | None = None) -> AuditRepo
 
 
 def audit_page(
-    connection: sa.Connection, wanted: AuditFilter, *, before: int | None = None, limit: int = PAGE_ROWS
+    connection: sa.Connection,
+    wanted: AuditFilter,
+    *,
+    before: int | None = None,
+    limit: int = PAGE_ROWS,
+    whole: bool = True,
 ) -> list[AuditEntryRow]:
-    """The newest rows that match, newest first; with `before`, only those with a lower sequence number."""
+    """The newest rows that match, newest first; with `before`, only those with a lower sequence number.
+
+    Not `whole`: long lists of files are left out.
+    """
+    if any("\0" in text for text in (wanted.actor, wanted.action, wanted.object)):
+        return []  # PostgreSQL stores no such text
     conditions, values = ["follows IS NULL"], dict[str, object]()
     if before is not None:
         conditions.append("sequence < :before")
@@ -96,20 +121,29 @@ def audit_page(
             values[name] = given
     if wanted.since is not None:
         conditions.append("at >= :since")
-        values["since"] = wanted.since.astimezone(UTC)
+        values["since"] = _in_utc(wanted.since)
     if wanted.object:
         conditions.append(_object_condition(wanted.object, values))
     if wanted.refused is not None:
-        conditions.append(
-            f"({DETAIL_WITH_OUTCOME}) ? 'refused'" if wanted.refused else f"NOT ({DETAIL_WITH_OUTCOME}) ? 'refused'"
-        )
+        conditions.append(_REFUSED if wanted.refused else f"NOT {_REFUSED}")
+    detail = DETAIL_WITH_OUTCOME
+    if not whole:
+        detail = f"CASE WHEN pg_column_size(detail) < {LONG_BYTES} THEN {detail} ELSE ({detail}) - 'files' END"
     statement = f"""
-        SELECT sequence, id, at, actor, action, {DETAIL_WITH_OUTCOME}, authentication, address, request_id,
+        SELECT sequence, id, at, actor, action, {detail}, authentication, address, request_id,
                encode(hash, 'hex')
         FROM operations WHERE {" AND ".join(conditions)} ORDER BY sequence DESC LIMIT :limit
     """  # noqa: S608 - text of this module
     rows = connection.execute(sa.text(statement), {**values, "limit": limit})
     return [AuditEntryRow(*row) for row in rows]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The time in UTC; one without a time zone is in UTC already."""
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:  # at the edges of the years that Python has
+        return moment.replace(tzinfo=UTC)
 
 
 def _object_condition(name: str, values: dict[str, object]) -> str:

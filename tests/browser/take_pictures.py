@@ -11,7 +11,10 @@ import httpx
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-PAGES = ["files", "file", "pipeline", "workers", "performance", "letters", "messages", "experiments", "faults", "setup"]
+PAGES = [
+    *("files", "file", "pipeline", "workers", "performance", "letters", "messages", "experiments", "faults"),
+    *("activity", "setup"),
+]
 VARIANTS = [(1440, "light"), (1440, "dark"), (800, "light"), (800, "dark")]
 # A few refreshes, so that charts and rates are shown.
 SETTLE_MILLISECONDS = 3000

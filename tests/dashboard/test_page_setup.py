@@ -2,14 +2,9 @@
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from filemill.config.settings import Settings
-from filemill.domain.permissions import local_admin
-from filemill.services.audit import record
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.topics import recreate_topic
-from tests.principals import PAGE
 
 
 def rows(page: Page, key: str) -> dict[str, dict[str, Any]]:
@@ -57,21 +52,6 @@ def test_effective_settings_hide_secrets(settings: Settings, open_page: OpenPage
     shown = str(page.shown("grid", "settings"))
     assert "hunter2" not in shown
     assert settings.database_password.get_secret_value() not in shown
-
-
-def test_recorded_operations_are_listed(settings: Settings, engine: sa.Engine, open_page: OpenPage) -> None:
-    page = open_page(settings, "setup", show="Activity")
-    assert page.shown("grid", "acts")["empty"]["title"] == "No operations in the last 24 hours"
-    with engine.begin() as connection:
-        record(connection, local_admin("cli:<b>ana</b>"), "cancel", {"files": [[1, 1], [2, 1]], "asked": 2})
-        record(connection, PAGE, "stack.scale", {"role": "processor", "count": 4})
-        record(connection, PAGE, "retry", {"files": [[number, 2] for number in range(5000)], "asked": 5000})
-    found = rows(open_page(settings, "setup", show="Activity"), "acts")
-    assert [(cells["actor"], cells["action"], cells["detail"]) for cells in found.values()] == [
-        ("page", "retry", "retry: 5,000 files requested"),
-        ("page", "stack.scale", "4 × processor"),
-        ("cli:<b>ana</b>", "cancel", "cancel: 2 files"),
-    ]
 
 
 def test_the_page_works_while_servers_are_unreachable(settings: Settings, open_page: OpenPage) -> None:

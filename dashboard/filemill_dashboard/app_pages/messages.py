@@ -13,7 +13,7 @@ from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.notices import Notice, show_notices
 from filemill_dashboard.components.record_details import record_details
-from filemill_dashboard.components.view_url import search_box, select_option, update_view
+from filemill_dashboard.components.view_url import search_box, select_box, select_option, update_view
 from filemill_dashboard.state import page_data
 from filemill_dashboard.state.cache import CachedValue
 from filemill_dashboard.state.page_data import PageData, Snapshot
@@ -100,9 +100,9 @@ def _read_controls(data: PageData) -> BrowseQuery | None:
     names = all_topics(data.services.settings)
     known = {topic.name: topic.partitions or 0 for topic in data.topics().value or []}
     with st.container(key="topic-bar", horizontal=True, vertical_alignment="bottom"):
-        topic = _select("Topic", names, "topic", 260)
+        topic = select_box("Topic", names, "topic", 260, clears=("place",))
         partitions = ["All", *(str(number) for number in range(known.get(topic, 0)))]
-        partition = _select("Partition", partitions, "partition", 110)
+        partition = select_box("Partition", partitions, "partition", 110, clears=("place",))
         start = select_option("Start", STARTS, STARTS[0], "start")
         given = ""
         if start != STARTS[0]:
@@ -153,18 +153,6 @@ def _start(start: str, given: str) -> int | datetime | None:
         return moment if moment.timestamp() > 0 else datetime.fromtimestamp(0, UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"A time must have the format 2026-11-22 12:00, not {given!r}.") from None
-
-
-def _select(label: str, options: list[str], key: str, width: int) -> str:
-    """Draw a select box whose value is stored in the URL. A link within the page changes the URL first."""
-    current, widget, seen = st.query_params.get(key, ""), f"select-{key}", f"seen-{key}"
-    if current != st.session_state.get(seen) or st.session_state.get(widget) not in options:
-        st.session_state[widget] = current if current in options else options[0]
-    selected: str = st.selectbox(label, options, key=widget, label_visibility="collapsed", width=width)
-    if selected != (current if current in options else options[0]):
-        update_view(**{key: "" if selected == options[0] else selected, "place": ""})
-    st.session_state[seen] = st.query_params.get(key, "")
-    return selected
 
 
 def _summary(view: BrowseResult, look: BrowseQuery) -> str:

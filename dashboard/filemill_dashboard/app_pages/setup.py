@@ -1,11 +1,9 @@
-"""Set-up: server health, missing steps, effective settings, and recent operations."""
+"""Set-up: server health, missing steps, and effective settings."""
 
 import streamlit as st
 
-from filemill.domain.files import epoch_milliseconds
 from filemill.runtime.stack_state import StackState
 from filemill_dashboard.components import page_shell
-from filemill_dashboard.components.chart_annotations import describe
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.links import links
@@ -29,15 +27,13 @@ TOPICS = [
     ),
     Column("partitions", "Partitions", "number", 92),
 ]
-VIEWS = ["Health", "Settings", "Activity"]
+VIEWS = ["Health", "Settings"]
 
 
 def _setup(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     view = select_option("View", VIEWS, VIEWS[0], "show")
     if view == "Settings":
         _settings(data)
-    elif view == "Activity":
-        _activity(data)
     else:
         _health(data, snapshot)
 
@@ -173,36 +169,6 @@ def _settings(data: PageData) -> None:
         for one in effective_settings(data.services.settings)
     ]
     data_grid("settings", columns, rows, label="Settings", empty=("None", ""))
-
-
-def _activity(data: PageData) -> None:
-    reading = data.operations()
-    data_grid(
-        "acts",
-        [
-            Column("at", "Time", "moment", 190),
-            Column("actor", "Actor", "text", 170),
-            Column("action", "Action", "mono", 130),
-            Column("detail", "Details"),
-        ],
-        [
-            TableRow(
-                str(operation.id),
-                {
-                    "at": epoch_milliseconds(operation.at),
-                    "actor": operation.actor,
-                    "action": operation.action,
-                    "detail": describe(operation).removesuffix(f" · {operation.actor}"),
-                },
-            )
-            for operation in reading.value or []
-        ],
-        label="Operations in the last 24 hours",
-        empty=("No operations in the last 24 hours", "Retries, cancellations, replays and worker commands appear here.")
-        if reading.value is not None
-        else ("No data yet", "Waiting for the database."),
-        stale=reading.error is not None,
-    )
 
 
 page_shell.render_page("Set-up", _setup)

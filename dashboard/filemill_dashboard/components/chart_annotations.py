@@ -35,9 +35,14 @@ def _annotation(operation: AuditEntry) -> Annotation:
 
 def describe(operation: AuditEntry) -> str:
     """Return a short summary of an operation and its actor."""
-    refused = "refused" in operation.detail and operation.action != REFUSED
-    why = f", refused: {operation.detail['refused']}" if refused else ""
-    return f"{_summary(operation.action, operation.detail)}{why} · {operation.actor}"
+    return f"{summary(operation.action, operation.detail)} · {operation.actor}"
+
+
+def summary(action: str, detail: dict[str, Any]) -> str:
+    """Return a short summary of an operation and of its refusal."""
+    refused = "refused" in detail and action != REFUSED
+    why = f", refused: {detail['refused']}" if refused else ""
+    return f"{_summary(action, detail)}{why}"
 
 
 def _summary(action: str, detail: dict[str, Any]) -> str:

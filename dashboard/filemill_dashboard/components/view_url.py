@@ -97,3 +97,18 @@ def search_box(label: str, placeholder: str, key: str, *, live: str, width: int)
         width=width,
     )
     return str(st.session_state[key] or "").strip()
+
+
+def select_box(label: str, options: Sequence[str], key: str, width: int, *, clears: Sequence[str] = ()) -> str:
+    """Draw a select box whose value is stored in the URL. A link within the page changes the URL first.
+
+    The first option is the default. A selection removes the parameters of `clears` from the URL.
+    """
+    current, widget, seen = st.query_params.get(key, ""), f"select-{key}", f"seen-{key}"
+    if current != st.session_state.get(seen) or st.session_state.get(widget) not in options:
+        st.session_state[widget] = current if current in options else options[0]
+    selected: str = st.selectbox(label, options, key=widget, label_visibility="collapsed", width=width)
+    if selected != (current if current in options else options[0]):
+        update_view(**{key: "" if selected == options[0] else selected, **dict.fromkeys(clears, "")})
+    st.session_state[seen] = st.query_params.get(key, "")
+    return selected

@@ -28,6 +28,7 @@ from filemill.queries.files import (
     get_file,
     list_files,
 )
+from filemill_dashboard.rest.audit import add_audit
 from filemill_dashboard.rest.batching import SubmissionBatcher
 from filemill_dashboard.rest.body import read_new_file
 from filemill_dashboard.rest.errors import (
@@ -90,6 +91,7 @@ def build_api(
     add_operations(app, services, threads, view)
     add_offsets(app, services, threads)
     add_notebook(app, services, threads)
+    add_audit(app, services, threads)
     _add_health(app, check_servers)
     add_scripts(app)
     complete_document(app)

@@ -47,6 +47,8 @@ ENDPOINTS: dict[tuple[str, str], Permission | None] = {
     ("GET", "/api/pipeline"): Permission.VIEW,
     ("POST", "/api/offsets/reset"): Permission.PREVIEW_OFFSETS,
     ("GET", "/api/notebook"): Permission.GET_NOTEBOOKS,
+    ("GET", "/api/audit"): Permission.READ_AUDIT,
+    ("GET", "/api/audit/export"): Permission.READ_AUDIT,
 }
 
 _LITERAL = {key: permission for key, permission in ENDPOINTS.items() if "{" not in key[1]}

@@ -11,6 +11,7 @@ import msgspec
 from filemill.domain.dead_letters import PLACE, DeadLetterFacts
 from filemill.domain.file_actions import ActionResult, FileSelection
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
+from filemill.queries.audit import AuditEntryRow
 from filemill.queries.group import Flow
 from filemill.queries.handlers import HandlerView
 from filemill.queries.overview import Overview
@@ -201,3 +202,10 @@ class OffsetResetResult(msgspec.Struct, frozen=True):
     why_not: str | None
     cancelled: int
     resubmitted: int
+
+
+class AuditList(msgspec.Struct, frozen=True):
+    """A page of the audit log, newest rows first. `next_cursor` leads to older rows."""
+
+    items: list[AuditEntryRow]
+    next_cursor: str | None

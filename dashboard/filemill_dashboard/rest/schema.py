@@ -14,6 +14,7 @@ from filemill.queries.files import FileDetails
 from filemill.queries.handlers import HandlerView
 from filemill_dashboard.rest.errors import ErrorBody
 from filemill_dashboard.rest.records import (
+    AuditList,
     BulkResult,
     DeadLetterList,
     FileSelector,
@@ -43,10 +44,12 @@ _RECORDS: list[type] = [
     WorkerList,
     OffsetResetRequest,
     OffsetResetResult,
+    AuditList,
 ]
 # The names under which the document publishes these classes. They are part of the API, so they stay when a class is
 # renamed.
 _PUBLISHED_NAMES = {
+    "AuditEntryRow": "AuditEntry",
     "BulkResult": "Bulk",
     "DeadLetterItem": "Letter",
     "DeadLetterList": "LetterList",

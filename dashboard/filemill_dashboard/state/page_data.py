@@ -28,6 +28,7 @@ from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.worker_events import DEAD_AFTER_SECONDS, WorkerCondition, WorkerEvent
 from filemill.errors import Unavailable
 from filemill.queries.attempts import HandlerAttempt, attempt_log, handler_attempts
+from filemill.queries.audit import AuditEntryRow, AuditFilter, AuditQuery, audit_choices, audit_page
 from filemill.queries.dead_letters import DeadLetterContent, DeadLetterSnapshot
 from filemill.queries.file_timeline import FileTimeline, file_timeline
 from filemill.queries.files import (
@@ -96,6 +97,8 @@ LEDGER_TTL_SECONDS = 5.0
 # The periods, in seconds, that pages offer.
 PERIODS = (300, 900, 3600, 21_600, 86_400)
 BACKGROUND_SECONDS = 1.0
+# The people and actions that the filters of the audit log offer.
+AUDIT_CHOICES_PERIOD = timedelta(days=30)
 
 
 # The row of a file, with or without its parameters; a missing one is None.
@@ -186,6 +189,15 @@ def _queues_of(settings: Settings) -> list[Queue]:
     ]
 
 
+def _audit_page(connection: sa.Connection, query: AuditQuery) -> list[AuditEntryRow]:
+    return audit_page(connection, query.wanted, before=query.before, limit=query.limit + 1, whole=False)
+
+
+def _audit_entry(connection: sa.Connection, sequence: int) -> AuditEntryRow | None:
+    found = audit_page(connection, AuditFilter(), before=sequence + 1, limit=1)
+    return found[0] if found and found[0].sequence == sequence else None
+
+
 class PageData:
     """The cached data of one process. Any thread."""
 
@@ -233,6 +245,11 @@ class PageData:
         }
         self._operations: KeyedCache[str, list[AuditEntry]] = self._cached_query(
             _for_period(audit_entries, PERIODS[-1])
+        )
+        self._audit: KeyedCache[AuditQuery, list[AuditEntryRow]] = self._cached_query(_audit_page)
+        self._audit_entry: KeyedCache[int, AuditEntryRow | None] = self._cached_query(_audit_entry, OBJECT_TTL_SECONDS)
+        self._audit_choices: KeyedCache[str, tuple[list[str], list[str]]] = self._cached_query(
+            lambda connection, _key: audit_choices(connection, AUDIT_CHOICES_PERIOD), SETUP_TTL_SECONDS
         )
         self._topics: KeyedCache[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
         self._version: KeyedCache[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
@@ -361,6 +378,18 @@ class PageData:
     def chart_operations(self, period_seconds: int) -> list[AuditEntry]:
         """Operations on workers, topics and the group over one of `PERIODS`, for the annotations of charts."""
         return self._chart_operations[period_seconds].get("").value or []
+
+    def audit(self, query: AuditQuery) -> CachedValue[list[AuditEntryRow]]:
+        """A page of the audit log and one row more, if there is one. Long lists of files are left out."""
+        return self._audit.get(query)
+
+    def audit_entry(self, sequence: int) -> CachedValue[AuditEntryRow | None]:
+        """A whole row of the audit log; None: there is no such row."""
+        return self._audit_entry.get(sequence)
+
+    def audit_choices(self) -> tuple[list[str], list[str]]:
+        """The people and the actions of the last 30 days."""
+        return self._audit_choices.get("").value or ([], [])
 
     def operations(self) -> CachedValue[list[AuditEntry]]:
         """The operations of the last 24 hours, newest first."""

@@ -21,6 +21,7 @@ from filemill.entrypoints import bootstrap
 from filemill.queries.dead_letters import DeadLetterIndex
 from filemill.runtime.stack_state import StackState, running_stack
 from filemill.services.accounts import Sessions
+from filemill.services.audit_log import AuditLog
 from filemill.services.dead_letters import Replay, ignore_progress, replay
 from filemill.services.federation import Federation
 from filemill.services.offset_reset import OffsetReset
@@ -105,6 +106,11 @@ class Services:
     def federation(self) -> Federation:
         """Sign-in at OpenID Connect providers."""
         return bootstrap.federation(self.settings, self._engine, self.sessions)
+
+    @cached_property
+    def audit_log(self) -> AuditLog:
+        """Read and export the audit log."""
+        return bootstrap.audit_log(self._engine)
 
     @cached_property
     def tokens(self) -> Tokens:

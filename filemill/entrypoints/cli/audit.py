@@ -1,25 +1,34 @@
 """`filemill audit`."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from filemill.config.settings import load
 from filemill.domain.audit_chain import AuditHead, parse_head
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, principal
-from filemill.entrypoints.cli.output import AsJson, print_json, say
+from filemill.entrypoints.cli.output import AsJson, print_json, print_table, say
 from filemill.errors import InvalidRequest
-from filemill.queries.audit import AuditFilter
+from filemill.queries.audit import AuditEntryRow, AuditFilter
 from filemill.services.audit_log import AuditLog, ExportFormat
+
+Actor = Annotated[str, typer.Option(help="Only operations of this person or program.")]
+Action = Annotated[str, typer.Option(help="Only this action.")]
+About = Annotated[str, typer.Option("--object", help="Only about this file, worker, account or topic.")]
+Refused = Annotated[bool | None, typer.Option("--refused/--done", help="Only refused, or only done.")]
+Since = Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")]
+DETAIL_CHARACTERS = 100
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     audit = typer.Typer(help="The audit log: who changed what.", no_args_is_help=True)
+    audit.command("list")(list_)
     audit.command("verify")(verify)
     audit.command("export")(export)
     app.add_typer(audit, name="audit")
@@ -34,6 +43,40 @@ def _head(text: str) -> AuditHead:
         return parse_head(text)
     except InvalidRequest as error:
         raise typer.BadParameter(error.reason) from None
+
+
+def list_(
+    *,
+    actor: Actor = "",
+    action: Action = "",
+    about: About = "",
+    refused: Refused = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows.", min=1, max=1000)] = 20,
+    before: Annotated[
+        int | None, typer.Option(help="Only rows with lower numbers: `next` of the previous page.", min=1)
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the audit log, newest rows first."""
+    wanted = AuditFilter(actor, action, about, refused, since)
+    rows = _log(home).page(wanted, principal(), before=before, limit=limit + 1)
+    page, following = rows[:limit], rows[limit - 1].sequence if len(rows) > limit else None
+    if as_json:
+        print_json({"rows": page, "next": following})
+        return
+    columns = ["row", "time", "actor", "action", "details", "address", "request"]
+    print_table(columns, [_cells(row) for row in page])
+    more = f"; for older ones, add: --before {following}" if following else ""
+    say(f"Shown: {len(page):,}{more}")
+
+
+def _cells(row: AuditEntryRow) -> list[object]:
+    detail = msgspec.json.encode(row.detail).decode()
+    cut = detail if len(detail) <= DETAIL_CHARACTERS else f"{detail[:DETAIL_CHARACTERS]}…"
+    time = f"{row.at:%Y-%m-%d %H:%M:%S}"
+    return [row.sequence, time, row.actor, row.action, cut, row.address, row.request_id]
 
 
 def verify(
@@ -67,16 +110,15 @@ def verify(
 def export(
     form: Annotated[ExportFormat, typer.Option("--format", help="csv, or ndjson: one JSON object a line.")] = "ndjson",
     *,
-    actor: Annotated[str, typer.Option(help="Only operations of this person or program.")] = "",
-    action: Annotated[str, typer.Option(help="Only this action.")] = "",
-    about: Annotated[str, typer.Option("--object", help="Only about this file, worker, account or topic.")] = "",
-    refused: Annotated[bool | None, typer.Option("--refused/--done", help="Only refused, or only done.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Only from this time on, in UTC.")] = None,
+    actor: Actor = "",
+    action: Action = "",
+    about: About = "",
+    refused: Refused = None,
+    since: Since = None,
     home: Home = None,
 ) -> None:
     """Write the audit log to the standard output, newest first."""
-    begin = since if since is None or since.tzinfo is not None else since.replace(tzinfo=UTC)
-    wanted = AuditFilter(actor, action, about, refused, begin)
+    wanted = AuditFilter(actor, action, about, refused, since)
     for part in _log(home).export(wanted, form, principal()):
         sys.stdout.buffer.write(part)
     sys.stdout.buffer.flush()
