@@ -37,6 +37,7 @@ from filemill_dashboard.asgi.request_ids import RequestIds
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.components.notices import show_bug
 from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.rest.heavy_reads import HeavyReads
 from filemill_dashboard.rest.permissions import RestAuthorization
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.state import services as services_module
@@ -130,7 +131,8 @@ def build_app(settings: Settings) -> ASGIApp:
         current,
     )
     coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
-    authorized = RestAuthorization(coalesced, engine, RequestThreads(settings))
+    bounded = HeavyReads(coalesced, settings.heavy_reads)
+    authorized = RestAuthorization(bounded, engine, RequestThreads(settings))
     authenticated = authentication(PathRouter(FormerPageFilter(pages), authorized), services)
     filtered = ResponseHeaders(RequestFilter(authenticated, settings))
     return RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))

@@ -32,6 +32,7 @@ from filemill.config.oidc import PROVIDER_ID, OidcProvider, is_secure_url
 from filemill.config.secret_files import UnreadableSecret, read_secret
 from filemill.config.validators import VALIDATORS
 from filemill.domain.kafka_access import KafkaRole, PipelineNames
+from filemill.domain.limits import Limits
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
 from filemill.domain.permissions import Role
 from filemill.domain.queues import BULK_QUEUE, DEFAULT_QUEUE, JOBS_QUEUE, QUEUE_NAME, URGENT_QUEUE, Queue
@@ -379,6 +380,30 @@ class Settings(BaseSettings):
     own_files_only: bool = _setting(
         False, description="Hide files of others from viewers and submitters: on pages, in lists and downloads"
     )
+    limit_writes_per_second: float | None = _setting(
+        None,
+        description="Requests that one person may submit per second; 0: any number. Default: 100; 0 with auth=local",
+        ge=0,
+    )
+    limit_writes_burst: int = _setting(1000, description="Requests that one person may submit at once", ge=1)
+    limit_files_in_flight: int | None = _setting(
+        None,
+        description="Files of one person that may be pending or processing; 0: any number. Default: 100000; 0 with "
+        "auth=local",
+        ge=0,
+    )
+    limit_bytes_per_day: int | None = _setting(
+        None,
+        description="Bytes of titles, descriptions and parameters that one person may submit per day (UTC); 0: any "
+        "number. Default: 10737418240 (10 GiB); 0 with auth=local",
+        ge=0,
+    )
+    limit_heavy_reads: int | None = _setting(
+        None,
+        description="Exports of one person at the same time, in one dashboard process; 0: any number. Default: 1; "
+        "0 with auth=local",
+        ge=0,
+    )
     allow_insecure: bool = _setting(
         False, description="Allow the page to listen beyond loopback without sign-in or with published credentials"
     )
@@ -613,6 +638,28 @@ class Settings(BaseSettings):
     def trusted_proxy_networks(self) -> list[str]:
         """The networks of trusted_proxies."""
         return split_list(self.trusted_proxies)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of submissions; none in mode `local` unless they are set."""
+        signed_in = self.auth != "local"
+
+        def given(value: float | None, default: float) -> float:
+            return value if value is not None else default if signed_in else 0
+
+        return Limits(
+            given(self.limit_writes_per_second, 100),
+            self.limit_writes_burst,
+            int(given(self.limit_files_in_flight, 100_000)),
+            int(given(self.limit_bytes_per_day, 10 * 1024**3)),
+        )
+
+    @property
+    def heavy_reads(self) -> int:
+        """Exports of one person at the same time; 0: any number."""
+        if self.limit_heavy_reads is not None:
+            return self.limit_heavy_reads
+        return 0 if self.auth == "local" else 1
 
     @property
     def database_url(self) -> str:

@@ -15,10 +15,14 @@ from filemill.adapters.postgres.outbox import insert_many, insert_request, inser
 from filemill.config.settings import DEFAULT_QUEUES
 from filemill.domain.accounts import is_account_name
 from filemill.domain.files import NewFile
+from filemill.domain.limits import LimitExceeded, Limits
 from filemill.domain.permissions import Permission, Principal
 from filemill.errors import InvalidRequest
 from filemill.services.access import authorize
 from filemill.services.job_requests import JobRequests
+from filemill.services.quotas import Quotas, UsageView
+
+NO_LIMITS = Limits()
 
 
 class SubmissionAbandoned(Exception):
@@ -36,8 +40,8 @@ def _always() -> bool:
 class Submissions:
     """Submits requests. Any thread. `wake_relay` is called after each commit.
 
-    Each method raises Forbidden if a principal may not create files, and InvalidRequest if the handler, the parameters
-    or the queue of a request cannot be accepted.
+    Each method raises Forbidden if a principal may not create files, InvalidRequest if the handler, the parameters or
+    the queue of a request cannot be accepted, and LimitExceeded if the principal has submitted too much.
 
     Each method raises Unavailable. Then the requests may have been accepted, if only the answer to the commit was lost:
     use a key to retry safely.
@@ -48,11 +52,18 @@ class Submissions:
         engine: sa.Engine,
         wake_relay: Callable[[], None] = no_relay,
         queues: Collection[str] = tuple(DEFAULT_QUEUES),
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """`queues`: the names of all queues."""
         self._engine = engine
         self._wake_relay = wake_relay
         self._jobs = JobRequests(queues)
+        self._quotas = Quotas(limits)
+
+    def usage(self, principal: Principal) -> UsageView | None:
+        """What a principal has used of the limits; None: nothing limits it. Raises Unavailable."""
+        with self._engine.connect() as connection:
+            return self._quotas.view(connection, principal)
 
     def errors(self, files: Sequence[NewFile]) -> list[InvalidRequest | None]:
         """What is wrong with each of these requests, without submitting them; None for one that can be accepted."""
@@ -61,7 +72,10 @@ class Submissions:
 
     def submit(self, file: NewFile, traceparent: str | None = None, *, principal: Principal) -> FileRow:
         """Submit one request; returns its row. `traceparent` is a W3C trace context; None: a new one."""
-        return self.submit_batch([file], [traceparent], principals=[principal])[0]
+        (row,) = self.submit_batch([file], [traceparent], principals=[principal])
+        if isinstance(row, LimitExceeded):
+            raise row
+        return row
 
     def submit_batch(
         self,
@@ -70,8 +84,10 @@ class Submissions:
         still_wanted: Callable[[], bool] = _always,
         *,
         principals: Sequence[Principal],
-    ) -> list[FileRow]:
+    ) -> list[FileRow | LimitExceeded]:
         """Submit the requests of several senders in one transaction; returns their rows, in the order given.
+
+        A request above a limit of its sender is not accepted, and has the error in the place of its row.
 
         `principals` are the senders. If one of them may not create files, none is accepted: raises Forbidden.
         `still_wanted` is called just before the commit. If it returns False, none is accepted: raises
@@ -81,10 +97,22 @@ class Submissions:
             authorize(self._engine, principal, Permission.CREATE_FILES)
         owners = [principal.name for principal in principals]
 
-        def insert(connection: sa.Connection) -> list[FileRow]:
-            rows = insert_requests(connection, self._jobs.check(connection, files), traceparents, owners)
+        def insert(connection: sa.Connection) -> list[FileRow | LimitExceeded]:
+            checked = self._jobs.check(connection, files)
+            refused = self._quotas.use_each(connection, principals, checked)
+            good = [place for place, error in enumerate(refused) if error is None]
+            accepted = iter(
+                insert_requests(
+                    connection,
+                    [checked[place] for place in good],
+                    [traceparents[place] for place in good],
+                    [owners[place] for place in good],
+                )
+                if good
+                else []
+            )
             _check_wanted(still_wanted)
-            return rows
+            return [next(accepted) if error is None else error for error in refused]
 
         rows = in_transaction(self._engine, insert)
         self._wake_relay()
@@ -110,6 +138,7 @@ class Submissions:
             known = claim_key(connection, key, [file])
             if known is None:
                 (checked,) = self._jobs.check(connection, [file])
+                self._quotas.use(connection, principal, [checked])
                 row = insert_request(connection, checked, traceparent=traceparent, owner=principal.name)
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
             else:
@@ -126,7 +155,9 @@ class Submissions:
         authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
 
         def insert(connection: sa.Connection) -> list[int]:
-            return insert_many(connection, self._jobs.check(connection, files), principal.name)
+            checked = self._jobs.check(connection, files)
+            self._quotas.use(connection, principal, checked)
+            return insert_many(connection, checked, principal.name)
 
         ids = in_transaction(self._engine, insert)
         self._wake_relay()
@@ -141,7 +172,9 @@ class Submissions:
             known = claim_key(connection, key, files)
             if known is not None:
                 return known.ids
-            ids = insert_many(connection, self._jobs.check(connection, files), principal.name)
+            checked = self._jobs.check(connection, files)
+            self._quotas.use(connection, principal, checked)
+            ids = insert_many(connection, checked, principal.name)
             store_ids(connection, key, ids)
             return ids
 

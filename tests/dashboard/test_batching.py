@@ -12,6 +12,7 @@ from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.config.settings import Settings
 from filemill.domain.files import NewFile, new_file
+from filemill.domain.limits import LimitExceeded
 from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
 from filemill.services.submissions import Submissions
@@ -38,7 +39,7 @@ class GatedSubmissions(Submissions):
         still_wanted: Callable[[], bool] = lambda: True,
         *,
         principals: Sequence[Principal],
-    ) -> list[FileRow]:
+    ) -> list[FileRow | LimitExceeded]:
         self.together.append([file.title for file in files])
 
         def permitted() -> bool:

@@ -19,6 +19,7 @@ from filemill_dashboard.asgi.request_filter import RequestFilter
 from filemill_dashboard.asgi.request_ids import RequestIds
 from filemill_dashboard.asgi.response_headers import ResponseHeaders
 from filemill_dashboard.rest.app import build_api
+from filemill_dashboard.rest.heavy_reads import HeavyReads
 from filemill_dashboard.rest.permissions import RestAuthorization
 from filemill_dashboard.rest.threads import RequestThreads
 from filemill_dashboard.server import listen
@@ -75,7 +76,7 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Rest]:
             lambda: check_all(services, health_pool, settings.server_timeout_seconds),
             lambda: data,
         )
-        authorized = RestAuthorization(app, engine, RequestThreads(settings))
+        authorized = RestAuthorization(HeavyReads(app, settings.heavy_reads), engine, RequestThreads(settings))
         filtered = ResponseHeaders(RequestFilter(authentication(authorized, services), settings))
         identified = RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))
         config = uvicorn.Config(

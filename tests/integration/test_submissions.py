@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.postgres.file_rows import FileRow
 from filemill.adapters.postgres.tables import File, IdempotencyKey, OutboxRow
 from filemill.domain.files import new_file
 from filemill.domain.idempotency import KeyReused
@@ -45,6 +46,8 @@ def test_each_way_to_submit_wakes_the_relay_after_the_commit(
 
 def test_a_row_has_the_trace_context_of_its_sender(submissions: Submissions, engine: sa.Engine) -> None:
     first, second = submissions.submit_batch(FILES[:2], [TRACEPARENT, None], principals=[TEST] * 2)
+    assert isinstance(first, FileRow)
+    assert isinstance(second, FileRow)
     with engine.connect() as connection:
         found = connection.execute(sa.select(OutboxRow.file_id, OutboxRow.traceparent))
         traces = {row.file_id: row.traceparent for row in found}

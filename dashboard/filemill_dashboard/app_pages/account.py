@@ -45,6 +45,7 @@ def _account(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
             with st.container(key="half-a"):
                 facts("viewer", [Fact("Signed in as", viewer.name), Fact("Role", viewer.role)], title="You")
                 links("sign-out", [("Sign out", "/sign-out")])
+                _limits(services, viewer)
             with st.container(key="half-b"):
                 _sessions(services, viewer)
         _tokens(services, viewer)
@@ -52,6 +53,22 @@ def _account(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         show_notices("account", [Notice("bad", "No data", str(error))])
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
+
+
+def _limits(services: Services, viewer: Principal) -> None:
+    """Show what the viewer may submit, and how much of it is left."""
+    usage = services.submissions.usage(viewer)
+    if usage is None:
+        return
+    limits, lines = usage.limits, []
+    if limits.writes_per_second:
+        left = f"{usage.writes_left:,} of {limits.burst:,} left, {limits.writes_per_second:g} more each second"
+        lines.append(Fact("Requests", left))
+    if limits.files_in_flight:
+        lines.append(Fact("Files in flight", f"{usage.files_in_flight:,} of {limits.files_in_flight:,}"))
+    if limits.bytes_per_day:
+        lines.append(Fact("Bytes today (UTC)", f"{usage.bytes_today:,} of {limits.bytes_per_day:,}"))
+    facts("limits", lines, title="Your limits")
 
 
 def _sessions(services: Services, viewer: Principal) -> None:

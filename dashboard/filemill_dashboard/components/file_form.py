@@ -7,6 +7,7 @@ import streamlit as st
 
 from filemill.domain.files import new_file
 from filemill.domain.idempotency import KeyReused
+from filemill.domain.limits import LimitExceeded
 from filemill.domain.permissions import Permission
 from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill_dashboard.components.notices import Notice, show_inline_notice
@@ -101,7 +102,7 @@ def _submit(show_newest: Callable[[], None], key: str) -> None:
     except InvalidRequest as error:
         st.session_state[_OUTCOME] = Notice("bad", f"{error.field.capitalize()} {error.reason}")
         return
-    except Forbidden as error:
+    except (Forbidden, LimitExceeded) as error:
         st.session_state[_OUTCOME] = Notice("bad", "Not created", str(error))
         return
     except JobRunning as error:

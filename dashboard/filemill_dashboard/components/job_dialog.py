@@ -13,6 +13,7 @@ import streamlit as st
 from filemill.domain.files import NewFile, new_file
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.idempotency import KeyReused
+from filemill.domain.limits import LimitExceeded
 from filemill.domain.permissions import Permission
 from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill.queries.handlers import HandlerView
@@ -126,7 +127,7 @@ def _one(
             queue=queue,
         )
         return _submit(data, request, state)
-    except (InvalidRequest, Forbidden, Unavailable) as error:
+    except (InvalidRequest, Forbidden, LimitExceeded, Unavailable) as error:
         with notice_area:
             show_notices("job-problem", [Notice("bad", "Not created", str(error))])
     return None

@@ -152,7 +152,7 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         "/api/files",
         status_code=201,
         responses=with_response_header(
-            responses(201, FileRow, 400, 403, 409, 413, 422, 503),
+            responses(201, FileRow, 400, 403, 409, 413, 422, 429, 503),
             201,
             REPLAYED,
             "`true`: the request was accepted before with the same key; this is the same response.",

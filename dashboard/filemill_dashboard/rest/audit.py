@@ -71,7 +71,7 @@ def add_audit(app: FastAPI, services: Services, threads: RequestThreads) -> None
 
     @app.get(
         "/api/audit/export",
-        responses=responses(200, "text/csv application/x-ndjson", 403, 422, 503),
+        responses=responses(200, "text/csv application/x-ndjson", 403, 422, 429, 503),
         response_class=StreamingResponse,
         summary="Export matching rows of the audit log, newest first, as CSV or JSON lines",
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.files import NewFile
+from filemill.domain.limits import LimitExceeded
 from filemill.domain.permissions import Principal
 from filemill.errors import Unavailable
 from filemill.services.submissions import SubmissionAbandoned
@@ -54,7 +55,10 @@ class SubmissionBatcher:
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, file: NewFile, traceparent: str | None, principal: Principal) -> FileRow:
-        """Accept a request; returns its row. Raises Unavailable: then it is not accepted later either."""
+        """Accept a request; returns its row.
+
+        Raises LimitExceeded; Unavailable, and then it is not accepted later either.
+        """
         loop = asyncio.get_running_loop()
         submission = _PendingSubmission(file, traceparent, principal, loop.create_future())
         self._pending.append(submission)
@@ -104,7 +108,7 @@ class SubmissionBatcher:
             for one, row in zip(waiting, rows, strict=True):
                 one.resolve(row)
 
-    def _insert(self, batch: Sequence[_PendingSubmission]) -> list[FileRow]:
+    def _insert(self, batch: Sequence[_PendingSubmission]) -> list[FileRow | LimitExceeded]:
         return self._services.submissions.submit_batch(
             [one.file for one in batch],
             [one.traceparent for one in batch],

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.idempotency import HEADER, KeyReused
+from filemill.domain.limits import LimitExceeded
 from filemill.domain.origins import redact_passwords
 from filemill.errors import Forbidden, InvalidRequest, Unavailable
 from filemill.services.operations import UnknownWorker
@@ -103,6 +104,22 @@ async def _on_unknown_worker(_request: Request, error: Exception) -> Response:
     return error_response(404, "not_found", str(error), "id")
 
 
+async def _on_limit_exceeded(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, LimitExceeded)
+    return limit_response(error)
+
+
+def limit_response(error: LimitExceeded) -> Response:
+    """The response above a limit, with the fields of draft-ietf-httpapi-ratelimit-headers."""
+    policy = error.policy
+    window = "" if policy.window is None else f";w={policy.window}"
+    response = error_response(429, error.code, str(error))
+    response.headers["Retry-After"] = str(error.retry_after)
+    response.headers["RateLimit-Policy"] = f'"{policy.name}";q={policy.quota};qu="{policy.unit}"{window}'
+    response.headers["RateLimit"] = f'"{policy.name}";r={error.remaining};t={error.retry_after}'
+    return response
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
@@ -124,6 +141,7 @@ _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respon
     Unavailable: _on_unavailable,
     Forbidden: _on_forbidden,
     UnknownWorker: _on_unknown_worker,
+    LimitExceeded: _on_limit_exceeded,
     HTTPException: _on_http_error,
 }
 

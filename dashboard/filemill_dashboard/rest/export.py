@@ -26,7 +26,7 @@ def add_export(app: FastAPI, services: Services) -> None:
 
     @app.get(
         "/api/files/export",
-        responses=responses(200, "text/csv application/x-ndjson", 422, 503),
+        responses=responses(200, "text/csv application/x-ndjson", 422, 429, 503),
         response_class=StreamingResponse,
         summary="Export matching files, newest first, as CSV or JSON lines",
     )

@@ -79,6 +79,7 @@ _MEANINGS = {
     415: "The Content-Type of the body is not `application/json`",
     421: "The Host header is not a name of this server",
     422: "A field is invalid: `error.field` names it",
+    429: "More than the principal may submit or read at once: wait for `Retry-After` seconds",
     500: "Internal error: see the log of the dashboard",
     502: "The object in the bucket is not the one that was written for this file",
     503: "A server is unreachable: retry after `Retry-After` seconds",

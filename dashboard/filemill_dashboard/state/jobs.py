@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from filemill.domain.limits import LimitExceeded
 from filemill.errors import Forbidden, Unavailable
 
 log = structlog.get_logger("jobs")
@@ -85,11 +86,18 @@ class Job:
         self.wait(0)
 
     def run_batch(self, batch: Callable[[], object]) -> None:
-        """Run a batch; retry it while a server is unreachable. Raises JobStopped, and Unavailable after a minute."""
+        """Run a batch; retry it while a server is unreachable, and when a limit allows it again.
+
+        Raises JobStopped, and Unavailable after a minute; LimitExceeded if the limit's wait is longer than that.
+        """
         deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 batch()
+            except LimitExceeded as exceeded:
+                if time.monotonic() + exceeded.retry_after > deadline:
+                    raise
+                self.wait(exceeded.retry_after)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -143,7 +151,7 @@ class Jobs:
             work(job)
         except JobStopped as stopped:
             job.error = str(stopped) or "stopped"
-        except (Forbidden, Unavailable) as error:
+        except (Forbidden, LimitExceeded, Unavailable) as error:
             job.error = str(error)
         except Exception:
             log.exception("Job failed", name=job.name)

@@ -88,7 +88,7 @@ class Services:
     @cached_property
     def submissions(self) -> Submissions:
         """Accepts requests, and wakes the relay of this process."""
-        return Submissions(self._engine, self._wake_relay, list(self.settings.all_queues))
+        return Submissions(self._engine, self._wake_relay, list(self.settings.all_queues), self.settings.limits)
 
     @cached_property
     def operations(self) -> Operations:

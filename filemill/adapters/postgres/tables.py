@@ -1,12 +1,13 @@
 """The schema as SQLAlchemy models. The migrations create it, and a test compares the two."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -53,6 +54,12 @@ class File(Base):
         Index("files_by_queue", "queue", "id", postgresql_where=text("queue <> 'default'")),
         # Only files of accounts: other principals have a colon in their names.
         Index("files_by_owner", "owner", "id", postgresql_where=text("strpos(owner, ':') = 0")),
+        # Files of REST without sign-in are left out: limits are off there.
+        Index(
+            "files_in_flight_by_owner",
+            "owner",
+            postgresql_where=text("status IN ('pending', 'processing') AND strpos(owner, 'rest:') <> 1"),
+        ),
         Index("files_by_end", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         # Files completed by a foreign service, until their hash is known.
         Index("files_without_hash", "id", postgresql_where=text("status = 'completed' AND sha256 IS NULL")),
@@ -526,3 +533,16 @@ class SignInTries(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     since: Mapped[datetime] = mapped_column(server_default=func.now())
     tries: Mapped[int] = mapped_column(Integer)
+
+
+class LimitUsage(Base):
+    """What a person or an address has used of the limits of submissions; `next_at` is GCRA's, in seconds since 1970."""
+
+    __tablename__ = "limit_usage"
+    __table_args__ = (Index("limit_usage_by_time", "used_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    next_at: Mapped[float] = mapped_column(Double, server_default=text("0"))
+    day: Mapped[date] = mapped_column(server_default=text("'1970-01-01'"))
+    bytes: Mapped[int] = mapped_column(server_default=text("0"))
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
