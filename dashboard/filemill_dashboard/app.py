@@ -26,12 +26,12 @@ PAGES = {
     "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
     "activity": st.Page("app_pages/activity.py", title="Activity", url_path="activity"),
     "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
-    # Only in mode `accounts` are there accounts.
+    # In mode `local` nobody signs in.
     "account": st.Page(
         "app_pages/account.py",
         title="Account",
         url_path="account",
-        visibility="visible" if current().settings.auth == "accounts" else "hidden",
+        visibility="hidden" if current().settings.auth == "local" else "visible",
     ),
     "file": st.Page("app_pages/file.py", title="File", url_path="file", visibility="hidden"),
 }

@@ -143,8 +143,8 @@ def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
     if allows(principal.role, permission):
         return None
     rule, held = RULES[permission], f"the role {principal.role}" if principal.role else "no role"
-    reason = f"{rule.activity} requires the role {rule.role}; {principal.name} has {held}"
-    return Forbidden(reason, permission)
+    who = "you are not signed in" if principal.name == NOBODY.name else f"{principal.name} has {held}"
+    return Forbidden(f"{rule.activity} requires the role {rule.role}; {who}", permission)
 
 
 def local_admin(name: str, source: RequestSource = LOCAL) -> Principal:

@@ -266,7 +266,7 @@ def test_a_page_without_an_identity_has_no_role_in_mode_token(monkeypatch: pytes
     monkeypatch.setattr("filemill_dashboard.state.services.current", WithToken)
     monkeypatch.setattr("streamlit.user", {})
     assert principals.page_principal().role is None
-    assert "has no role" in principals.why_not(Permission.VIEW)
+    assert "you are not signed in" in principals.why_not(Permission.VIEW)
     monkeypatch.setattr("streamlit.user", {"filemill": Identity("olga", Role.OPERATOR).encoded()})
     source = RequestSource("launch token")
     assert principals.page_principal() == Principal("olga", Role.OPERATOR, source=source)

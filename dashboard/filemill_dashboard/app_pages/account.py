@@ -32,13 +32,14 @@ SESSIONS = [
     Column("used", "Last used", "moment", 190),
     Column("state", "State", "badge", 130),
 ]
-_WITHOUT_ACCOUNTS = "People have accounts with FILEMILL_AUTH=accounts."
+_WITHOUT_ACCOUNTS = "Everyone who reaches the port is admin. FILEMILL_AUTH turns sign-in on."
 
 
 def _account(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     viewer, services = page_principal(), data.services
-    if services.settings.auth != "accounts":
-        show_notices("account", [Notice("none", "Nobody has an account here", _WITHOUT_ACCOUNTS)])
+    mode = services.settings.auth
+    if mode == "local":
+        show_notices("account", [Notice("none", "There are no accounts in this mode", _WITHOUT_ACCOUNTS)])
         return
     try:
         with st.container(key="columns", horizontal=True, gap="large"):
@@ -46,9 +47,11 @@ def _account(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
                 facts("viewer", [Fact("Signed in as", viewer.name), Fact("Role", viewer.role)], title="You")
                 links("sign-out", [("Sign out", "/sign-out")])
                 _limits(services, viewer)
-            with st.container(key="half-b"):
-                _sessions(services, viewer)
-        _tokens(services, viewer)
+            if page_session() is not None:
+                with st.container(key="half-b"):
+                    _sessions(services, viewer)
+        if mode == "accounts":  # personal tokens are accepted in this mode only
+            _tokens(services, viewer)
     except (Unavailable, Forbidden) as error:
         show_notices("account", [Notice("bad", "No data", str(error))])
     if st.session_state.pop("open_dialog", False):
@@ -116,7 +119,7 @@ def _tokens(services: Services, viewer: Principal) -> None:
         page_shell.section_heading("Tokens of others")
         others = [one for one in found if one.owner != viewer.name]
         columns = [Column("owner", "Owner", "text", 120), *TOKENS]
-        empty = ("No tokens", "Nobody else has one.")
+        empty = ("No tokens", "Other people have no tokens.")
         _token_grid("others", "Tokens of others", columns, others, empty, services, None)
 
 

@@ -79,7 +79,7 @@ def providers_page(providers: Mapping[str, str], problem: str) -> str:
 def refused_page(reason: str) -> str:
     """The page for somebody who has signed in but may do nothing. `reason` is text."""
     form = f"""<p role="alert">{html.escape(reason)}</p>
-<p><a href="/sign-in">Sign in as somebody else</a></p>"""
+<p><a href="/sign-in">Sign in with another account</a></p>"""
     return _page("You cannot use filemill", form)
 
 
