@@ -27,8 +27,8 @@ def details_of(action: str, detail: Mapping[str, Any]) -> str:
         return str(detail.get("refused", ""))[:LINE_CHARACTERS]
     line = summary(action, dict(detail))
     if line == action:  # no sentence for this action: its values
-        shown = {name: value for name, value in detail.items() if isinstance(value, str | int | float)}
-        line = ", ".join(f"{name} {value}" for name, value in shown.items())
+        shown = [(name, value) for name, value in sorted(detail.items()) if isinstance(value, str | int | float)]
+        line = ", ".join(f"{name} {value}" for name, value in shown)
     return line[:LINE_CHARACTERS]
 
 
