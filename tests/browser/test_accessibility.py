@@ -42,7 +42,8 @@ PATHS = [
     "/experiments?part=Faults",
     "/setup",
     "/setup?show=Settings",
-    "/setup?show=Activity",
+    "/activity",
+    "/activity?entry=1",
 ]
 
 
