@@ -86,8 +86,8 @@ def test_a_worker_killed_from_its_page_appears_in_the_reassignments(page: Page, 
     expect(moved.first).to_be_visible(timeout=SETTLED_MILLISECONDS)
     expect(moved.first).to_contain_text("silent")
     expect(page.get_by_role("img", name="Partition owners over time")).to_be_visible()
-    page.goto("/setup?show=Activity")
-    expect(row_of(page, "Operations in the last 24 hours", "stack.kill")).to_have_count(1)
+    page.goto("/activity")
+    expect(row_of(page, "Audit log", "stack.kill")).to_have_count(1)
 
 
 def test_a_job_moves_no_row_and_a_menu_closes_with_its_action(page: Page) -> None:
@@ -143,8 +143,8 @@ def test_an_injected_fault_is_a_bar_on_the_charts(page: Page, stack: Stack) -> N
         page.goto(path)
         # Polled from the test: the Content-Security-Policy of the page forbids `wait_for_function`.
         wait_until(partial(_charts_with_bars, page, charts), 30, f"{charts} charts show the fault")
-    page.goto("/setup?show=Activity")
-    expect(row_of(page, "Operations in the last 24 hours", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
+    page.goto("/activity")
+    expect(row_of(page, "Audit log", f"s3 stopped for {FAULT_SECONDS} s")).to_have_count(1)
 
 
 def _charts_with_bars(page: Page, expected: int) -> bool:

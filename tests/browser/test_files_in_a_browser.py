@@ -126,7 +126,7 @@ def test_a_hostile_title_has_no_effect_on_any_page(page: Page) -> None:
     number = re.search(r"#(\d+)", notice.inner_text())
     assert number is not None
     messages = "/messages?text=onerror"
-    for path in (f"/file?id={number[1]}", messages, "/workers?worker=processor-1", "/letters", "/setup?show=Activity"):
+    for path in (f"/file?id={number[1]}", messages, "/workers?worker=processor-1", "/letters", "/activity"):
         page.goto(path)
         expect(page.locator(".age")).to_be_visible()
         if path.startswith(("/file", messages)):

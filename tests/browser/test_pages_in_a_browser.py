@@ -35,6 +35,7 @@ PATHS = [
     "/messages",
     "/experiments",
     "/experiments?part=Faults",
+    "/activity",
     "/setup",
     "/file?id=1",
 ]
