@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from streamlit.components.v2.bidi_component.main import _make_trigger_id
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 
 from filemill.config.settings import Settings
@@ -68,6 +70,24 @@ class Page:
         self.app.run()
         assert not self.app.exception
         return self
+
+    def send(self, name: str, key: str, trigger: str, value: object) -> "Page":
+        """Run the page as after this message of its browser about a component. Nothing checks it: it may be forged."""
+        (component,) = [
+            element.proto.id
+            for element in self.elements()
+            if element.type == "bidi_component"
+            and element.proto.component_name == f"filemill.{name}"
+            and element.proto.id.endswith(f"-{key}")
+        ]
+        payload = json.dumps([{"event": trigger, "value": value}])
+        frame = WidgetState(id=_make_trigger_id(component, "events"), json_trigger_value=payload)
+        tree = self.app._tree
+        states = tree.get_widget_states()
+        states.widgets.append(frame)
+        # The next run has another tree.
+        tree.get_widget_states = lambda: states  # type: ignore[method-assign]
+        return self.run()
 
     def until_noticed(self) -> None:
         """Refresh until there is a banner. Probes run in the background, so a later refresh has their result."""
