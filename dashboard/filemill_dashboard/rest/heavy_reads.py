@@ -5,7 +5,7 @@ An export reads all rows that match, for minutes if there are millions. It is co
 
 from collections import Counter
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from filemill.domain.limits import LimitExceeded, RateLimitPolicy, limit_key
 from filemill.domain.permissions import NOBODY
@@ -39,9 +39,22 @@ class HeavyReads:
             await limit_response(exceeded)(scope, receive, send)
             return
         self._active[key] += 1
+        counted = True
+
+        def release() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self._active[key] -= 1
+                if not self._active[key]:
+                    del self._active[key]
+
+        async def send_and_release(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                release()  # before the client has the end, so that its next request is not refused
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_and_release)
         finally:
-            self._active[key] -= 1
-            if not self._active[key]:
-                del self._active[key]
+            release()
