@@ -97,7 +97,7 @@ class Operations:
 
         Raises Unavailable; then nothing was done.
         """
-        ids, not_own = self._permitted(FileAction.RETRY, ids, principal)
+        ids, not_own = self.permitted(FileAction.RETRY, ids, principal)
 
         def retry(connection: sa.Connection) -> ActionResult:
             runs = retry_files(connection, ids)
@@ -151,7 +151,7 @@ class Operations:
         A file in a final status is refused. If Kafka is unreachable, the workers are not told: a worker may still write
         the object, and the row stays cancelled.
         """
-        ids, not_own = self._permitted(FileAction.CANCEL, ids, principal)
+        ids, not_own = self.permitted(FileAction.CANCEL, ids, principal)
 
         def cancel(connection: sa.Connection) -> tuple[list[CancelledRun], ActionResult]:
             cancelled = cancel_files(connection, ids)
@@ -166,7 +166,7 @@ class Operations:
 
     def delete(self, ids: Sequence[int], principal: Principal) -> ActionResult:
         """Delete files in a final status, and their objects. Tombstones stay for the ledger."""
-        ids, not_own = self._permitted(FileAction.DELETE, ids, principal)
+        ids, not_own = self.permitted(FileAction.DELETE, ids, principal)
 
         def delete(connection: sa.Connection) -> tuple[dict[int, str | None], list[FileRefusal]]:
             keys = delete_files(connection, ids)
@@ -189,6 +189,29 @@ class Operations:
     def authorize_all(self, action: FileAction, principal: Principal) -> None:
         """Raise Forbidden if the principal may not do the action to all files that match a filter."""
         authorize(self._engine, principal, PERMISSIONS[action], all=True)
+
+    def permitted(
+        self, action: FileAction, ids: Sequence[int], principal: Principal
+    ) -> tuple[Sequence[int], list[FileRefusal]]:
+        """Those of the files to which the principal may do the action, and why not to the others.
+
+        Raises Forbidden if its role does not allow the action to its own files.
+        """
+        of_others = refusal(principal, PERMISSIONS[action])
+        if of_others is None:
+            return ids, []
+        authorize(self._engine, principal, OWN_PERMISSIONS[action], asked=len(ids))
+        with self._engine.connect() as connection:
+            owners = owners_of(connection, ids)
+        not_own = {file_id for file_id, owner in owners.items() if owner != principal.name}
+        if not not_own:
+            return ids, []
+        record_attempt(self._engine, principal, of_others, action=action.value, files=sorted(not_own)[:FILES_RECORDED])
+        if only_owner(principal, own_files_only=self._settings.own_files_only):  # it does not learn that they exist
+            refused = refusals(action, sorted(not_own), {})
+        else:
+            refused = [FileRefusal(one, str(of_others), RefusalCode.NOT_OWN) for one in sorted(not_own)]
+        return [file_id for file_id in ids if file_id not in not_own], refused
 
     def count(self, action: FileAction, selection: FileSelection) -> int:
         """How many files of the selection allow the action; `COUNT_MAX` stands for that many or more."""
@@ -250,29 +273,6 @@ class Operations:
             return forgotten
 
         return in_transaction(self._engine, forget)
-
-    def _permitted(
-        self, action: FileAction, ids: Sequence[int], principal: Principal
-    ) -> tuple[Sequence[int], list[FileRefusal]]:
-        """Those of the files to which the principal may do the action, and why not to the others.
-
-        Raises Forbidden if its role does not allow the action to its own files.
-        """
-        of_others = refusal(principal, PERMISSIONS[action])
-        if of_others is None:
-            return ids, []
-        authorize(self._engine, principal, OWN_PERMISSIONS[action], asked=len(ids))
-        with self._engine.connect() as connection:
-            owners = owners_of(connection, ids)
-        not_own = {file_id for file_id, owner in owners.items() if owner != principal.name}
-        if not not_own:
-            return ids, []
-        record_attempt(self._engine, principal, of_others, action=action.value, files=sorted(not_own)[:FILES_RECORDED])
-        if only_owner(principal, own_files_only=self._settings.own_files_only):  # it does not learn that they exist
-            refused = refusals(action, sorted(not_own), {})
-        else:
-            refused = [FileRefusal(one, str(of_others), RefusalCode.NOT_OWN) for one in sorted(not_own)]
-        return [file_id for file_id in ids if file_id not in not_own], refused
 
     def _unfinished(self, ids: Sequence[int]) -> list[int]:
         if not ids:

@@ -57,6 +57,20 @@ def test_actions_of_the_list_of_files(
         assert connection.execute(sa.select(File.status, File.run)).one() == (status, 1)
 
 
+def test_the_deletion_of_a_file_does_not_wait_for_an_undo(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, demote: Demote
+) -> None:
+    (file_id,) = dead_letter(settings, engine, "no luck")
+    with engine.begin() as connection:
+        connection.execute(sa.update(File).values(status="failed"))
+    page = open_page(settings, "file", id=str(file_id))
+    demote()
+    page.app.button(key="action-delete").click()
+    page.run()
+    assert refused(engine) == ["files.delete-own"]
+    assert not page_data.current().deletions.waiting_files()
+
+
 @pytest.mark.parametrize(("action", "permission"), [("quiet", "workers.command"), ("forget", "workers.forget")])
 def test_actions_of_the_list_of_workers(
     action: str, permission: str, settings: Settings, engine: sa.Engine, open_page: OpenPage, demote: Demote

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.domain.file_actions import FileAction
+from filemill.domain.file_actions import FileAction, FileRefusal
 from filemill.domain.files import Status
 from filemill.errors import Forbidden, Unavailable
 from filemill_dashboard.components.notices import Notice
@@ -68,18 +68,31 @@ def _status_reason(action: FileAction, status: Status) -> str:
 
 def act_on_files(data: PageData, action: FileAction, ids: Sequence[int]) -> Notice:
     """Retry or cancel these files, or delete them after the time for an undo; returns the outcome."""
-    if action is FileAction.DELETE:
-        data.deletions.request(ids, page_principal())
-        return Notice("warn", f"{counted(len(ids), 'file')} will be deleted in {UNDO_SECONDS:.0f} s", "Undo is below.")
     try:
+        if action is FileAction.DELETE:
+            return _request_deletion(data, ids)
         result = data.services.operations.apply(action, ids, page_principal())
     except (Forbidden, Unavailable) as error:
         return Notice("bad", f"Not {action.done}", f"{error}")
     data.invalidate()
-    reasons = [f"#{one.file_id}: {one.reason}" for one in result.refused]
-    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     title = f"{counted(len(result.done), 'file')} {action.done}"
-    return Notice("warn" if reasons else "good", title, "; ".join(reasons[:3]) + more)
+    return Notice("warn" if result.refused else "good", title, _reasons(result.refused))
+
+
+def _request_deletion(data: PageData, ids: Sequence[int]) -> Notice:
+    """Request the deletion of those files that the viewer may delete. The others neither wait nor can be undone."""
+    principal = page_principal()
+    permitted, refused = data.services.operations.permitted(FileAction.DELETE, ids, principal)
+    if not permitted:
+        return Notice("bad", f"Not {FileAction.DELETE.done}", _reasons(refused))
+    data.deletions.request(permitted, principal)
+    title = f"{counted(len(permitted), 'file')} will be deleted in {UNDO_SECONDS:.0f} s"
+    return Notice("warn", title, " ".join(["Undo is below.", _reasons(refused)]).strip())
+
+
+def _reasons(refused: Sequence[FileRefusal]) -> str:
+    more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+    return "; ".join(f"#{one.file_id}: {one.reason}" for one in refused[:3]) + more
 
 
 def _act(data: PageData, action: FileAction, file_id: int) -> None:
