@@ -9,6 +9,7 @@ import httpx
 import pytest
 from confluent_kafka import KafkaError, Producer
 
+from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import InvalidSettings, Settings, load, role_passwords
 from filemill.domain.kafka_access import Grant, KafkaRole, Operation, Resource, grants
 from filemill.entrypoints import bootstrap
@@ -146,10 +147,15 @@ def test_a_client_without_the_right_credentials_is_refused(
 ) -> None:
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     given |= {"server_timeout_seconds": 3, "kafka_role_passwords": None, **wrong}
-    with pytest.raises(Unavailable) as caught:
-        bootstrap.prepare(load(**given))
-    assert caught.value.code == code
-    assert "guessed" not in str(caught.value) + caplog.text
+    requests: list[Callable[[], object]] = [
+        lambda: bootstrap.prepare(load(**given)),
+        lambda: TopicIdentities(load(**given), "admin")([settings.topic_create]),
+    ]
+    for request in requests:
+        with pytest.raises(Unavailable) as caught:
+            request()
+        assert caught.value.code == code
+        assert "guessed" not in str(caught.value) + caplog.text
 
 
 def test_a_missing_password_of_a_role_is_named(settings: Settings, tmp_path: Path) -> None:

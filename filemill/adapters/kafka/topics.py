@@ -73,7 +73,7 @@ class TopicIdentities:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            with kafka_errors(self._settings):
+            with kafka_errors(self._settings, self._connect()):
                 yield
         except Exception:
             self._client = None
