@@ -11,6 +11,7 @@ from filemill.config.settings import Settings
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap
 from filemill_dashboard.state import deletions, page_data
+from filemill_dashboard.views.visibility import Visibility
 from tests.dashboard.conftest import OpenPage, Page, closed_port
 from tests.integration.processes import wait_until
 
@@ -133,3 +134,15 @@ def test_the_page_works_while_postgres_is_unreachable(settings: Settings, open_p
     page = open_page(settings.model_copy(update={"database_port": closed_port()}), "file", id="1")
     assert page.notices("none")[0]["title"] == "File #1: no data yet"
     assert page.notices()[0]["title"] == "PostgreSQL is unreachable"
+
+
+def test_no_action_is_offered_while_postgres_is_unreachable(
+    settings: Settings, engine: sa.Engine, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = accept(engine)
+    change(engine, file_id, status="failed", error="no luck")
+    page = open_page(settings, "file", id=str(file_id))
+    assert disabled(page) == {"retry": False, "cancel": True, "delete": False}
+    visibility = Visibility(frozenset({"postgres"}))
+    monkeypatch.setattr(page_data.current(), "visibility", lambda: visibility)
+    assert disabled(page.run()) == {"retry": True, "cancel": True, "delete": True}

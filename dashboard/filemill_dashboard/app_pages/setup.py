@@ -83,7 +83,7 @@ def _servers(data: PageData, stack: StackState | None) -> None:
         rows.append(TableRow(name, cells, titles={"state": (health.problem or "") if health else ""}))
     columns = [
         Column("name", "Server", "text", 104),
-        Column("state", "State", "badge", 112),
+        Column("state", "State", "badge", 126),
         Column("version", "Version", "mono", 84),
         Column("address", "Address", "mono"),
         Column("took", "Latency", "seconds", 88),

@@ -25,11 +25,12 @@ def last_outcome(file_id: int) -> Notice | None:
 
 def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
     """Draw the buttons. `gone`: its record is no longer on Kafka, so an unfinished file can be retried."""
+    unreachable = "PostgreSQL is unreachable." if "postgres" in data.visibility().unreachable else ""
     with st.container(key="file-actions", horizontal=True, width="content", gap="small"):
         for action, label in ((FileAction.RETRY, "Retry"), (FileAction.CANCEL, "Cancel")):
             allowed = gone and action is FileAction.RETRY
             of_status = "" if allowed else _status_reason(action, file.status)
-            disabled_reason = of_status or why_not_act(action, file.owner)
+            disabled_reason = of_status or why_not_act(action, file.owner) or unreachable
             st.button(
                 label,
                 key=f"action-{action}",
@@ -38,7 +39,8 @@ def file_actions(data: PageData, file: FileRow, *, gone: bool = False) -> None:
                 on_click=_act,
                 args=(data, action, file.id),
             )
-        disabled_reason = _status_reason(FileAction.DELETE, file.status) or why_not_act(FileAction.DELETE, file.owner)
+        of_status = _status_reason(FileAction.DELETE, file.status)
+        disabled_reason = of_status or why_not_act(FileAction.DELETE, file.owner) or unreachable
         waits = file.id in data.deletions.waiting_files()
         st.button(
             "Delete",
