@@ -31,6 +31,7 @@ PYTHON = "python:3.11.14-slim-bookworm"
 BASE = "filemill-standin/debian:bookworm-3"
 FILEMILL = "filemill-test:local"
 LAB = "filemill-test-lab:local"
+INVOICES = "filemill-test-invoices:local"
 
 STANDINS = Path(__file__).parent / "standins"
 POSTGRES_LOCK = Path(__file__).with_name("postgres.lock")
@@ -63,6 +64,13 @@ def filemill_image(engine: Engine) -> str:
 def lab_image(engine: Engine) -> str:
     """Build the project's image with Jupyter; returns its name. Raises NoEngine."""
     return _own_image(engine, "lab", LAB)
+
+
+def example_image(engine: Engine, filemill: str) -> str:
+    """Build the image of `examples/invoices` on top of the project's image `filemill`; returns its name."""
+    _build(engine, INVOICES, CHECKOUT / "examples" / "invoices", "--build-arg", f"FILEMILL_IMAGE={filemill}")
+    assert engine.has(INVOICES)
+    return INVOICES
 
 
 def _own_image(engine: Engine, target: str, name: str) -> str:
