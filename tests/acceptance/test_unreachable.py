@@ -12,7 +12,8 @@ from filemill.config.settings import as_environment
 from tests.acceptance.command import filemill, slowdown
 from tests.servers import RunningServers, isolated_settings
 
-WITHIN_SECONDS = 10.0
+# On an idle machine a command ends within ten seconds. Other processes may suspend it for as long again.
+WITHIN_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ COMMANDS = [("Kafka", "topics list"), ("Kafka", "verify"), ("PostgreSQL", "files
 
 
 @pytest.mark.parametrize("kind", ["unused_address", "silent_address"])
-def test_an_unreachable_server_is_named_within_ten_seconds(
+def test_an_unreachable_server_is_named_in_time(
     environment: dict[str, str], kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     address: str = request.getfixturevalue(kind)
