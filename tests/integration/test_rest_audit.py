@@ -70,6 +70,8 @@ def test_pages_follow_each_other(rest: Rest) -> None:
         ({"limit": "101"}, "limit"),
         ({"refused": "perhaps"}, "refused"),
         ({"since": "soon"}, "since"),
+        ({"since": "0.5"}, "since"),
+        ({"since": "2026-11-30"}, "since"),
         ({"object": "x" * 201}, "object"),
         ({"actor": "x" * 201}, "actor"),
     ],

@@ -1,9 +1,11 @@
 """REST: the audit log, page by page, and as an export."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response, StreamingResponse
 
 from filemill.domain.cursors import AUDIT
@@ -18,6 +20,14 @@ from filemill_dashboard.state.services import Services
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 100
 TEXT_MAX_CHARACTERS = 200
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
+
+
+def _written_time(text: str | None) -> str | None:
+    """The text of a time. Raises ValueError for a number, which pydantic would take for seconds since 1970."""
+    if text is not None and not _TIME.match(text):
+        raise ValueError("a time is written like 2026-11-30T10:00:00Z")
+    return text
 
 
 def _text(description: str) -> Any:  # noqa: ANN401 - FastAPI's marker
@@ -37,7 +47,11 @@ def _wanted(
         ),
     ] = "",
     refused: Annotated[bool | None, Query(description="Only what was refused, or only what was not.")] = None,
-    since: Annotated[datetime | None, Query(description="Only from this time on; without a time zone, in UTC.")] = None,
+    since: Annotated[
+        datetime | None,
+        BeforeValidator(_written_time),
+        Query(description="Only from this time on; without a time zone, in UTC."),
+    ] = None,
 ) -> AuditFilter:
     return AuditFilter(actor, action, about, refused, since)
 
