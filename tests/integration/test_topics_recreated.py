@@ -108,10 +108,21 @@ def test_requests_for_removed_partitions_do_not_block_others(harness: PipelineHa
     harness.start("relay", "processor", "sync")
     later = harness.submit(3)
     harness.wait_for([*ids, *later], "completed", PATIENCE_SECONDS)
+    published = sa.select(Publication.publish_number, Publication.partition, Publication.generation).where(
+        Publication.publish_number > 12
+    )
+
+    def places() -> list[tuple[int, int, int]]:
+        with harness.engine.connect() as connection:
+            return sorted(
+                (number, partition, generation) for number, partition, generation in connection.execute(published)
+            )
+
+    # The relay notes a publication after the acknowledgement; a file may be completed before.
+    wait_until(lambda: len(places()) == len(ids) + len(later), PATIENCE_SECONDS, "all publications are on record")
+    rows = places()
     with harness.engine.connect() as connection:
         abandoned = sorted(connection.execute(sa.select(AbandonedNumber.publish_number)).scalars())
-        places = sa.select(Publication.publish_number, Publication.partition, Publication.generation)
-        rows = sorted(tuple(row) for row in connection.execute(places.where(Publication.publish_number > 12)))
     assert abandoned[:6] == [7, 8, 9, 10, 11, 12]
     # A broker may deny new partitions for a moment, too: the requests get other numbers, and each number is on record.
     assert sorted([*abandoned[6:], *(number for number, _, _ in rows)]) == list(range(13, 16 + len(abandoned)))
