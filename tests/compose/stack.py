@@ -75,7 +75,7 @@ class Stack:
 
     def wait_for_assignment(self, *counts: int) -> dict[str, list[int]]:
         """Wait until the processors own these numbers of partitions; returns the partitions by worker id."""
-        return self.harness.wait_for_assignment(*counts)
+        return self.harness.wait_for_assignment(*counts, seconds=SETTLE_SECONDS)
 
     def wait_until_healthy(self, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until every running container is healthy."""

@@ -69,14 +69,14 @@ class PipelineHarness:
         }[role]
         wait_until(active, START_SECONDS, f"{process.name} is active\n{process.tail()}")
 
-    def wait_for_assignment(self, *counts: int) -> dict[str, list[int]]:
+    def wait_for_assignment(self, *counts: int, seconds: float = START_SECONDS) -> dict[str, list[int]]:
         """Wait until the members own these numbers of partitions, in descending order; returns them by member."""
 
         def assigned() -> dict[str, list[int]] | None:
             found = topics.owners(self.settings)
             return found if sorted((len(owned) for owned in found.values()), reverse=True) == list(counts) else None
 
-        found = wait_until(assigned, START_SECONDS, f"the partitions are assigned as {counts}", every=0.2)
+        found = wait_until(assigned, seconds, f"the partitions are assigned as {counts}", every=0.2)
         assert found is not None
         return found
 
