@@ -18,7 +18,7 @@ from filemill.domain.messages import header
 from filemill.errors import Unavailable
 from filemill.handlers.pool import ChildPool, PoolOptions
 from filemill.handlers.registry import load_handlers
-from filemill_workers.file_processor.executor import FinishedRecord
+from filemill_workers.file_processor.executor import Executor, FinishedRecord
 from filemill_workers.file_processor.handlers import Handlers
 from filemill_workers.file_processor.reporter import Reporter
 from filemill_workers.file_processor.result_writer import PART_BYTES
@@ -69,6 +69,19 @@ def attempts(harness: ExecutorHarness) -> list[dict[str, Any]]:
 def dead_letter(harness: ExecutorHarness) -> dict[str, str]:
     (letter,) = harness.broker.records(TOPICS.dead_letters)
     return {name: header(letter.headers, f"filemill-{name}") or "" for name in ("code", "reason", "trace", "log")}
+
+
+def test_only_uploads_of_texts_may_pause_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause would make the processes of the pool wait between two jobs."""
+    collected: list[None] = []
+    monkeypatch.setattr(Executor, "collect_uploads", lambda _executor: collected.append(None))
+    with processor(tmp_path) as harness:
+        harness.start(job("echo", {"text": "good morning"}))
+        harness.finished(1)
+        assert collected == []
+        harness.start(record(1, value=request(2), file_id=2))
+        harness.finished(1)
+    assert collected == [None]
 
 
 @pytest.mark.parametrize("handler", ["echo", "echo-async"])

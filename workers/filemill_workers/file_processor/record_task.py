@@ -84,9 +84,9 @@ class ProcessingContext(msgspec.Struct, frozen=True):
 
     `publish` returns when the broker has acknowledged; `publish_nowait` does not wait. `wait_for_membership` returns
     when this worker certainly owns its partitions. `call_store` and `call_broker` make calls through a circuit breaker.
-    `on_uploaded` is called after each upload. `is_cancelled` takes a file id and a run. `progress_interval_seconds`:
-    shorter work sends no progress, longer work sends at most one event in this time. `queue`: the queue of the records.
-    `handlers`: None, if the processor makes only the text of the reference design.
+    `on_uploaded` is called after each upload of a text. `is_cancelled` takes a file id and a run.
+    `progress_interval_seconds`: shorter work sends no progress, longer work sends at most one event in this time.
+    `queue`: the queue of the records. `handlers`: None, if the processor makes only the text of the reference design.
     """
 
     worker_id: str
@@ -440,7 +440,8 @@ class RecordTask:
                 await self._put_object(key, body, metadata)
 
         await self._context.call_store(put)
-        self._context.on_uploaded()
+        if self._handler is None:  # uploads of handlers are few, and the processes of the pool wait for the loop
+            self._context.on_uploaded()
         return _milliseconds(self._context.clock() - started_at)
 
     async def _put_object(self, key: str, body: bytes, metadata: dict[str, str]) -> None:
