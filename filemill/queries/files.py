@@ -277,6 +277,8 @@ def ids_with_status(connection: sa.Connection, status: Status) -> list[int]:
 
 def count_statuses_of(connection: sa.Connection, ids: Sequence[int]) -> dict[Status, int]:
     """How many of these files (ascending ids) have each status; statuses without a file are left out."""
+    if not ids:
+        return {}
     query = (
         sa.select(File.status, sa.func.count().label("files"))
         .where(File.id.between(ids[0], ids[-1]), File.id == sa.func.any(sa.bindparam("ids", list(ids))))

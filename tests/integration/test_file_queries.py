@@ -11,6 +11,7 @@ from filemill.queries.files import (
     EXCERPT_CHARACTERS,
     FilePage,
     count_statuses,
+    count_statuses_of,
     get_file,
     list_files,
     outbox_state,
@@ -129,6 +130,11 @@ def test_counts_have_every_status_and_do_not_scan_files(engine: sa.Engine) -> No
         counts = count_statuses(connection)
         connection.rollback()
     assert (counts.by_status[Status.PENDING], counts.by_status[Status.COMPLETED], counts.total) == (2, 1, 3)
+
+
+def test_no_files_have_no_statuses(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        assert count_statuses_of(connection, []) == {}
 
 
 def test_the_outbox_has_a_depth_and_an_age(engine: sa.Engine) -> None:
