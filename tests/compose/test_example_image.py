@@ -13,6 +13,8 @@ from tests.containers.images import example_image
 from tests.integration.processes import wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "invoices"
+pytestmark = pytest.mark.slow(reason="builds another image and starts a composed stack of its own")
+
 TRY = "cat > invoice.json && filemill handlers try invoice --parameters invoice.json >&2 && cat invoice.pdf"
 
 
@@ -33,7 +35,6 @@ def test_the_image_of_the_example_has_its_handler_and_can_run_it(invoices: str, 
     assert "29.00" in made
 
 
-@pytest.mark.slow(reason="starts a composed stack of its own")
 def test_a_composed_stack_makes_invoices(invoices: str, tmp_path: Path) -> None:
     request = {
         "title": "An invoice",
