@@ -1,4 +1,4 @@
-"""Faults of handlers that need their full size, and servers that fail during an upload. Each test ends with `verify`."""
+"""Faults of handlers that need their full size, and servers that fail during uploads. Each ends with `verify`."""
 
 import contextlib
 import re
