@@ -24,6 +24,7 @@ from filemill.errors import FileIdOutOfRange
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
+ALL_FILES = FileSelection()
 # Lists cut descriptions to this length; `get_file` returns the whole description.
 EXCERPT_CHARACTERS = 200
 # Counting the matches of a search stops here: "more than 100,000" is as useful as the number.
@@ -137,26 +138,21 @@ def file_details(connection: sa.Connection, row: FileRow) -> FileDetails:
 
 def list_files(
     connection: sa.Connection,
+    selection: FileSelection = ALL_FILES,
     *,
-    status: Status | None = None,
-    search: str = "",
-    queue: str = "",
-    handler: str = "",
     limit: int = LIMIT_DEFAULT,
     cursor: str | None = None,
     excerpts: bool = False,
     oldest_first: bool = False,
-    owner: str | None = None,
 ) -> FilePage:
-    """A page of files, newest first unless `oldest_first`. Raises InvalidCursor.
+    """A page of the files that match, newest first unless `oldest_first`. Raises InvalidCursor.
 
-    `search` matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
-    page. `queue` and `handler` "" are any. `owner`: the only owner whose files are listed; None: all.
-    `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
+    Its search matches part of the title, ignoring case, or a file by `#id`. `cursor` is `older` or `newer` of another
+    page. `excerpts` cuts descriptions. `limit` is limited to 1 … 200.
     """
     limit = max(1, min(limit, LIMIT_MAX))
     edge, above = _edge(cursor)
-    wanted = _wanted(FileSelection(status, search, queue, handler, owner))
+    wanted = _wanted(selection)
     if wanted is None:
         return FilePage([], None, None, connection.execute(_NOW).scalar_one(), oldest_first)
     if edge is not None:
@@ -167,17 +163,7 @@ def list_files(
     more, backwards = len(rows) > limit, ascending != oldest_first
     if backwards and not more:
         # The list begins here: return a full first page, not the few rows before the cursor.
-        return list_files(
-            connection,
-            status=status,
-            search=search,
-            queue=queue,
-            handler=handler,
-            limit=limit,
-            excerpts=excerpts,
-            oldest_first=oldest_first,
-            owner=owner,
-        )
+        return list_files(connection, selection, limit=limit, excerpts=excerpts, oldest_first=oldest_first)
     items = [file_row(row) for row in rows[:limit]]
     as_of = rows[0][-1] if rows else connection.execute(_NOW).scalar_one()
     if backwards:

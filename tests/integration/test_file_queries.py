@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import File, OutboxRow
 from filemill.domain.cursors import DEAD_LETTERS, NEWER_FILES, OLDER_FILES, InvalidCursor
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import Status, new_file
 from filemill.queries.files import (
     EXCERPT_CHARACTERS,
@@ -28,7 +29,7 @@ def walk(engine: sa.Engine, limit: int, status: Status | None = None) -> list[li
     pages, cursor = [], None
     with engine.connect() as connection:
         while True:
-            page = list_files(connection, status=status, limit=limit, cursor=cursor)
+            page = list_files(connection, FileSelection(status), limit=limit, cursor=cursor)
             pages.append([row.id for row in page.items])
             cursor = page.older
             if cursor is None:

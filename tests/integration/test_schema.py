@@ -12,6 +12,7 @@ from filemill.adapters.postgres.migrate import alembic_config, current_revision,
 from filemill.adapters.postgres.outbox import insert_request
 from filemill.adapters.postgres.tables import Base, File, StatusCount
 from filemill.config.settings import Settings
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import new_file
 from filemill.entrypoints import bootstrap
 from filemill.queries.files import list_files
@@ -94,6 +95,6 @@ def test_without_the_extension_the_schema_has_no_title_index(settings: Settings,
             indexes = sa.text("SELECT indexname FROM pg_indexes WHERE tablename = 'files'")
             assert "files_by_title" not in set(connection.execute(indexes).scalars())
             insert_request(connection, new_file("found without an index"))
-            assert len(list_files(connection, search="WITHOUT AN").items) == 1
+            assert len(list_files(connection, FileSelection(search="WITHOUT AN")).items) == 1
     finally:
         engine_of_poor.dispose()

@@ -7,6 +7,7 @@ from alembic import command
 from filemill.adapters.postgres.migrate import alembic_config
 from filemill.adapters.postgres.outbox import insert_many, insert_request
 from filemill.adapters.postgres.tables import File
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import new_file
 from filemill.entrypoints.cli.output import plain
 from filemill.queries.files import list_files
@@ -15,7 +16,7 @@ NFC, NFD = "Caf\u00e9 100%", "Cafe\u0301 100%"
 
 
 def found(connection: sa.Connection, search: str) -> list[str]:
-    return [row.title for row in list_files(connection, search=search, limit=50).items]
+    return [row.title for row in list_files(connection, FileSelection(search=search), limit=50).items]
 
 
 @pytest.mark.parametrize("search", ["caf\u00e9", "CAFE\u0301", "\u00e9 100%", "Ｃａｆé"])

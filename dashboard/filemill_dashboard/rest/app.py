@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 import filemill
 from filemill.adapters.postgres.file_rows import FileRow
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import Status
 from filemill.domain.idempotency import HEADER, KEY_MAX_CHARACTERS, KEY_PATTERN, parse_key
 from filemill.domain.integrity import ObjectMismatch
@@ -131,19 +132,11 @@ def _add_files(app: FastAPI, services: Services, threads: RequestThreads) -> Non
         ] = "",
         sort: Annotated[Literal["newest", "oldest"], Query(description="Order of the files.")] = "newest",
     ) -> Response:
+        selection = FileSelection(status, search, queue, handler, request_owner(request, services.settings))
+
         def work() -> dict[str, object]:
             with services.connect() as connection:
-                page = list_files(
-                    connection,
-                    status=status,
-                    search=search,
-                    queue=queue,
-                    handler=handler,
-                    limit=limit,
-                    cursor=cursor,
-                    oldest_first=sort == "oldest",
-                    owner=request_owner(request, services.settings),
-                )
+                page = list_files(connection, selection, limit=limit, cursor=cursor, oldest_first=sort == "oldest")
             return {"items": page.items, "next_cursor": page.next, "previous_cursor": page.previous}
 
         return json_response(await threads.run(work))

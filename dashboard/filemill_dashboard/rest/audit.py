@@ -12,6 +12,7 @@ from filemill.domain.cursors import AUDIT
 from filemill.queries.audit import AuditFilter
 from filemill.services.audit_log import ExportFormat
 from filemill_dashboard.rest.errors import json_response
+from filemill_dashboard.rest.export import export_response
 from filemill_dashboard.rest.records import AuditList
 from filemill_dashboard.rest.schema import optional, responses
 from filemill_dashboard.rest.threads import RequestThreads
@@ -95,11 +96,4 @@ def add_audit(app: FastAPI, services: Services, threads: RequestThreads) -> None
         wanted: Wanted,
         form: Annotated[ExportFormat, Query(alias="format", description="Format of the export.")] = "csv",
     ) -> StreamingResponse:
-        lines = services.audit_log.export(wanted, form, request_principal(request))
-        kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
-        headers = {
-            "Content-Disposition": f'attachment; filename="audit.{form}"',
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        }
-        return StreamingResponse(lines, headers=headers, media_type=kind)
+        return export_response("audit", form, services.audit_log.export(wanted, form, request_principal(request)))

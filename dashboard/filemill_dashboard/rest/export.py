@@ -43,29 +43,25 @@ def add_export(app: FastAPI, services: Services) -> None:
         pages = _pages(services, FileSelection(status, search, queue, handler, owner))
         first = next(pages)  # before the response starts, so that an unreachable database is a 503
         lines = _csv(first, pages) if form == "csv" else _ndjson(first, pages)
-        kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
-        headers = {
-            "Content-Disposition": f'attachment; filename="files.{form}"',
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        }
-        return StreamingResponse(lines, headers=headers, media_type=kind)
+        return export_response("files", form, lines)
+
+
+def export_response(name: str, form: Literal["csv", "ndjson"], lines: Iterator[bytes]) -> StreamingResponse:
+    """The response with an export, as an attachment that is called `name`."""
+    kind = "text/csv; charset=utf-8" if form == "csv" else "application/x-ndjson"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}.{form}"',
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(lines, headers=headers, media_type=kind)
 
 
 def _pages(services: Services, wanted: FileSelection) -> Iterator[list[FileRow]]:
     cursor = None
     while True:
         with services.connect() as connection:
-            page = list_files(
-                connection,
-                status=wanted.status,
-                search=wanted.search,
-                queue=wanted.queue,
-                handler=wanted.handler,
-                limit=LIMIT_MAX,
-                cursor=cursor,
-                owner=wanted.owner,
-            )
+            page = list_files(connection, wanted, limit=LIMIT_MAX, cursor=cursor)
         yield page.items
         cursor = page.older
         if cursor is None:

@@ -8,7 +8,7 @@ from collections import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from filemill.domain.limits import LimitExceeded, RateLimitPolicy, limit_key
-from filemill.domain.permissions import NOBODY
+from filemill.domain.permissions import ANONYMOUS
 from filemill_dashboard.rest.errors import limit_response
 from filemill_dashboard.state.identity import PRINCIPAL
 
@@ -28,7 +28,7 @@ class HeavyReads:
         """Serve or refuse one request."""
         key = None
         if self._most and scope["type"] == "http" and scope["path"] in HEAVY_PATHS:
-            key = limit_key(scope.get(PRINCIPAL, NOBODY))
+            key = limit_key(scope.get(PRINCIPAL, ANONYMOUS))
         if key is None:
             await self._app(scope, receive, send)
             return

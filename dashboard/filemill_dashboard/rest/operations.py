@@ -16,7 +16,7 @@ from filemill.domain.cursors import DEAD_LETTERS, WORKERS
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
 from filemill.domain.file_actions import FileAction, RefusalCode
 from filemill.domain.permissions import Principal
-from filemill.domain.queues import check_queue
+from filemill.domain.queues import topic_of
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.errors import Conflict, Unavailable
 from filemill.queries.dead_letters import DeadLetterContent, chunks
@@ -179,10 +179,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
         ] = "",
     ) -> Response:
         below = tuple(DEAD_LETTERS.decode(cursor)) if cursor else None
-        queues = services.settings.all_queues
-        if queue:
-            check_queue(queue, list(queues))
-        topic = queues[queue].topic if queue else ""
+        topic = topic_of(queue, services.settings.all_queues)
 
         def work() -> DeadLetterList:
             known = index.read(services.kafka)

@@ -8,7 +8,7 @@ import re
 import sqlalchemy as sa
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from filemill.domain.permissions import NOBODY, Permission, refusal
+from filemill.domain.permissions import ANONYMOUS, Permission, refusal
 from filemill.errors import Forbidden
 from filemill.services.access import authorize
 from filemill_dashboard.rest.errors import error_response
@@ -86,7 +86,7 @@ class RestAuthorization:
             await error_response(404, "not_found", "the path ends with a line feed")(scope, receive, send)
             return
         permission = required(scope["method"], scope["path"])
-        principal = scope.get(PRINCIPAL, NOBODY)
+        principal = scope.get(PRINCIPAL, ANONYMOUS)
         if permission is None or refusal(principal, permission) is None:
             await self._app(scope, receive, send)
             return

@@ -569,14 +569,11 @@ class PageData:
         with self.services.connect() as connection:
             return list_files(
                 connection,
-                status=query.status,
-                search=query.search,
-                queue=query.queue,
+                FileSelection(query.status, query.search, query.queue, owner=query.owner),
                 cursor=query.cursor,
                 limit=query.limit,
                 excerpts=True,
                 oldest_first=query.oldest_first,
-                owner=query.owner,
             )
 
     def _ownership_query(self, period: int) -> Callable[[sa.Connection, str], OwnershipHistory]:

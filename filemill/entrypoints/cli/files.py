@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import NewFile, Status, new_file
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.idempotency import KeyReused, parse_key
@@ -183,16 +184,8 @@ def files(
     engine = bootstrap.create_engine(load(home=home), "files")
     try:
         with engine.connect() as connection:
-            page = list_files(
-                connection,
-                status=status,
-                search=search,
-                queue=queue,
-                handler=handler,
-                limit=limit,
-                cursor=cursor,
-                excerpts=not as_json,
-            )
+            selection = FileSelection(status, search, queue, handler)
+            page = list_files(connection, selection, limit=limit, cursor=cursor, excerpts=not as_json)
     except InvalidCursor as error:
         fail(f"--cursor: the text {error}", 2)
     if as_json:
