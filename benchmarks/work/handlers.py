@@ -1,6 +1,7 @@
 """Handlers of the benchmarks. `FILEMILL_HANDLERS` of a measured processor names this module."""
 
 import ctypes
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -39,8 +40,8 @@ def pause(job: Job[Any]) -> bytes:
     return trivial_content(job.title, job.description)
 
 
-@handler(
-    "hang-in-c",
+_endless = functools.partial(
+    handler,
     content_type="text/plain",
     extension="txt",
     deterministic=True,
@@ -48,21 +49,16 @@ def pause(job: Job[Any]) -> bytes:
     attempts=1,
     max_concurrency=1,
 )
+
+
+@_endless("hang-in-c")
 def hang_in_c(job: Job[Any]) -> bytes:  # noqa: ARG001
     """Never returns from C, and keeps the interpreter's lock."""
     ctypes.PyDLL(None).usleep(10**9)
     return b""
 
 
-@handler(
-    "loop",
-    content_type="text/plain",
-    extension="txt",
-    deterministic=True,
-    timeout=HANG_SECONDS,
-    attempts=1,
-    max_concurrency=1,
-)
+@_endless("loop")
 def loop(job: Job[Any]) -> bytes:  # noqa: ARG001
     """Never ends, and uses a CPU."""
     while True:

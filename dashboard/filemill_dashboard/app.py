@@ -26,7 +26,7 @@ PAGES = {
     "experiments": st.Page("app_pages/experiments.py", title="Experiments", url_path="experiments"),
     "activity": st.Page("app_pages/activity.py", title="Activity", url_path="activity"),
     "setup": st.Page("app_pages/setup.py", title="Set-up", url_path="setup"),
-    # In mode `local` nobody signs in.
+    # Mode `local` has no sign-in.
     "account": st.Page(
         "app_pages/account.py",
         title="Account",

@@ -53,7 +53,7 @@ PERMISSIONS = {
 
 
 def action_refusal(principal: Principal, action: FileAction, owner: str | None) -> Forbidden | None:
-    """Why the principal may not do the action to a file of this owner (None: nobody); None: it may."""
+    """Why the principal may not do the action to a file of this owner (None: it has no owner); None: it may."""
     own = owner is not None and owner == principal.name
     return refusal(principal, OWN_PERMISSIONS[action] if own else PERMISSIONS[action])
 

@@ -75,15 +75,20 @@ class LimitExceeded(Exception):
         self.remaining = remaining
 
 
+def day_of(moment: float) -> date:
+    """The day in UTC of a moment in seconds since the epoch."""
+    return datetime.fromtimestamp(moment, UTC).date()
+
+
 def size_of(file: NewFile) -> int:
     """The bytes of a request that count."""
     return sum(len(text.encode()) for text in (file.title, file.description, file.parameters or ""))
 
 
 def limit_key(principal: Principal) -> str | None:
-    """Whose usage it is: a person's, or an address's where nobody signs in; None: nothing limits it.
+    """Whose usage it is: a person's, or an address's in modes without sign-in of people; None: no limit.
 
-    Commands and notebooks have the credentials of the servers, so limits would stop nobody.
+    Commands and notebooks have the credentials of the servers, so limits would have no effect.
     """
     authentication, address = principal.source.authentication, principal.source.address
     if authentication == "cli" or (authentication == "local" and not address):
@@ -106,7 +111,7 @@ def use(limits: Limits, usage: Usage, now: float, files: Iterable[NewFile]) -> U
     `now` is in seconds since the epoch.
     """
     files = list(files)
-    day, size = datetime.fromtimestamp(now, UTC).date(), sum(map(size_of, files))
+    day, size = day_of(now), sum(map(size_of, files))
     next_at = usage.next_at
     if limits.writes_per_second:
         interval, capacity = 1 / limits.writes_per_second, max(1, limits.burst)

@@ -32,9 +32,9 @@ class RequestSource(msgspec.Struct, frozen=True):
     """Where a request comes from, for the audit log. Empty: unknown.
 
     `authentication` says how the principal signed in: `local`, `cli`, `launch token`, `access token`, `proxy`,
-    `session:` and the first digits of the hash under which the session is stored, or `token:` and the id of a token. It
-    signs nobody in. `address` is the client's. `request_id` is the id of the HTTP request, of the request that opened a
-    page's WebSocket, or of a run of a command.
+    `session:` and the first digits of the hash under which the session is stored, or `token:` and the id of a token.
+    None of these can sign in. `address` is the client's. `request_id` is the id of the HTTP request, of the request
+    that opened a page's WebSocket, or of a run of a command.
     """
 
     authentication: str = ""
@@ -57,8 +57,8 @@ class Principal(msgspec.Struct, frozen=True):
 
 # Whoever reaches the port in mode `local`, and programs that have the credentials of the servers.
 LOCAL = RequestSource("local")
-# Somebody who has not signed in, or whose session has ended.
-NOBODY = Principal("nobody", None)
+# A client that has not signed in, or whose session has ended.
+ANONYMOUS = Principal("nobody", None)
 
 
 class Permission(enum.StrEnum):
@@ -143,7 +143,7 @@ def refusal(principal: Principal, permission: Permission) -> Forbidden | None:
     if allows(principal.role, permission):
         return None
     rule, held = RULES[permission], f"the role {principal.role}" if principal.role else "no role"
-    who = "you are not signed in" if principal.name == NOBODY.name else f"{principal.name} has {held}"
+    who = "you are not signed in" if principal.name == ANONYMOUS.name else f"{principal.name} has {held}"
     return Forbidden(f"{rule.activity} requires the role {rule.role}; {who}", permission)
 
 

@@ -5,7 +5,7 @@ Only requests that a service of the reference design can process go to the queue
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -37,6 +37,14 @@ def check_queue(name: str, known: Collection[str]) -> None:
     """Raises InvalidRequest, which lists the known queues in their order, if there is no such queue."""
     if name not in known:
         raise InvalidRequest("queue", f"there is no queue {name!r}; there are: {', '.join(known)}")
+
+
+def topic_of(name: str, queues: Mapping[str, "Queue"]) -> str:
+    """The topic of the queue of a filter; "" for "", which is any queue. Raises InvalidRequest for an unknown one."""
+    if not name:
+        return ""
+    check_queue(name, list(queues))
+    return queues[name].topic
 
 
 def choose_queue(

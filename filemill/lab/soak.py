@@ -264,7 +264,7 @@ def _doubled(lab: Lab, invariants: InvariantReport) -> int:
 def _jobs(lab: Lab) -> dict[str, int]:
     """The number of the jobs by status."""
     with lab.engine.connect() as connection:
-        return {str(status): count for status, count in count_statuses_of(connection, lab.load.jobs).items() if count}
+        return {str(status): count for status, count in count_statuses_of(connection, lab.load.jobs).items()}
 
 
 def _problems(result: SoakResult, planned: list[chaos.ScheduledFault], drained: float | None) -> list[str]:

@@ -79,7 +79,7 @@ class FileTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def owner(self) -> str | None:
-        """The owner of the file, also of a deleted one; None: nobody, or there was no such file."""
+        """The owner of the file, also of a deleted one; None: it has none, or there was no such file."""
         return self.deleted_owner if self.file is None else self.file.owner
 
 

@@ -60,8 +60,8 @@ _OF_WORKERS = sa.text("""
 def live_handlers(connection: sa.Connection) -> list[HandlerView]:
     """All handlers that a running worker has, by name; the text handler is always among them.
 
-    While Kafka is unreachable nobody knows which workers run. Then these are the handlers that were known last, so that
-    requests for them are still accepted.
+    While Kafka is unreachable, it is unknown which workers run. Then these are the handlers that were known last, so
+    that requests for them are still accepted.
     """
     found: dict[str, list[tuple[str, HandlerSpec]]] = {}
     seconds = DEAD_AFTER_SECONDS if silence_known(connection) else GONE_LISTED.total_seconds()

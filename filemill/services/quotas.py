@@ -12,14 +12,14 @@ import structlog
 
 from filemill.adapters.postgres.limits import (
     delete_unused,
+    files_in_flight,
     lock_usage,
     read_usage,
     store_usage,
-    with_files_in_flight,
 )
 from filemill.config.logging import LogRateLimit
 from filemill.domain.files import NewFile
-from filemill.domain.limits import LimitExceeded, Limits, Usage, burst_left, limit_key, use
+from filemill.domain.limits import LimitExceeded, Limits, Usage, burst_left, day_of, limit_key, use
 from filemill.domain.permissions import Principal
 
 log = structlog.get_logger("limits")
@@ -88,9 +88,8 @@ class Quotas:
             return None
         usage, now = read_usage(connection, key)
         most = self._limits.files_in_flight
-        in_flight = with_files_in_flight(connection, usage, principal.name, most).in_flight if most else 0
-        (today,) = connection.execute(sa.text("SELECT CAST(now() AT TIME ZONE 'UTC' AS date)")).one()
-        return UsageView(self._limits, burst_left(self._limits, usage, now), in_flight, usage.bytes_on(today))
+        in_flight = files_in_flight(connection, principal.name, most) if most else 0
+        return UsageView(self._limits, burst_left(self._limits, usage, now), in_flight, usage.bytes_on(day_of(now)))
 
     def _clean(self, connection: sa.Connection) -> None:
         """Delete rows of the past, now and then."""
@@ -103,7 +102,8 @@ class Quotas:
         usage, now = lock_usage(connection, key)
         most = self._limits.files_in_flight
         if most:  # a new statement: it sees what the transactions that were waited for have accepted
-            usage = with_files_in_flight(connection, usage, principal.name, most + files)
+            in_flight = files_in_flight(connection, principal.name, most + files)
+            usage = msgspec.structs.replace(usage, in_flight=in_flight)
         return usage, now
 
 

@@ -95,7 +95,6 @@ class Submissions:
         """
         for principal in principals:
             authorize(self._engine, principal, Permission.CREATE_FILES)
-        owners = [principal.name for principal in principals]
 
         def insert(connection: sa.Connection) -> list[FileRow | LimitExceeded]:
             checked = self._jobs.check(connection, files)
@@ -106,10 +105,8 @@ class Submissions:
                     connection,
                     [checked[place] for place in good],
                     [traceparents[place] for place in good],
-                    [owners[place] for place in good],
+                    [principals[place].name for place in good],
                 )
-                if good
-                else []
             )
             _check_wanted(still_wanted)
             return [next(accepted) if error is None else error for error in refused]
@@ -184,7 +181,7 @@ class Submissions:
 
 
 def _of_principal(key: str, principal: Principal) -> str:
-    """An idempotency key that another person cannot use: it would get, or block, somebody else's request.
+    """An idempotency key that another person cannot use: it would get, or block, the request of the first.
 
     Programs without an account share theirs: they are all admins, and their names contain changing addresses.
     """

@@ -34,7 +34,7 @@ def demote(monkeypatch: pytest.MonkeyPatch) -> Demote:
 
 
 def refused(engine: sa.Engine) -> list[str]:
-    """The permissions that somebody lacked; fails if anything was done."""
+    """The permissions that the viewer lacked; fails if anything was done."""
     with engine.connect() as connection:
         rows = connection.execute(sa.select(Operation.actor, Operation.action, Operation.detail)).all()
     assert {(actor, action) for actor, action, _ in rows} <= {("vera", "refused")}

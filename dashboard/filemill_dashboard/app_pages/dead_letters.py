@@ -9,6 +9,7 @@ from filemill.adapters.kafka.admin import all_topics
 from filemill.domain.dead_letters import DeadLetter, ReplayRefusal, parse_place, reason_counts, reason_fingerprint
 from filemill.domain.files import epoch_milliseconds
 from filemill.domain.permissions import Permission
+from filemill.domain.queues import topic_of
 from filemill.errors import Forbidden, Unavailable
 from filemill.queries.dead_letters import KEPT_RECORDS, DeadLetterContent
 from filemill.services.dead_letters import dismiss, restore
@@ -82,7 +83,7 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     error = None if "kafka" in data.visibility().unreachable else reading.error
     warning = [Notice("warn", "Showing stale data", error)] if error else []
     show_notices("dead-letters-notice", warning)
-    topic = data.services.settings.all_queues[queue].topic if queue else ""
+    topic = topic_of(queue, data.services.settings.all_queues)
     within = [
         letter
         for letter in reading.value.items

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from filemill.config.logging import LogRateLimit
 from filemill.config.settings import Settings
 from filemill.domain.origins import DEFAULT_PORTS, parse_host
-from filemill.domain.permissions import LOCAL, NOBODY, Principal, Role
+from filemill.domain.permissions import ANONYMOUS, LOCAL, Principal, Role
 from filemill.domain.tokens import contains_token, is_token, token_key
 from filemill.errors import Unavailable
 from filemill.services.accounts import Sessions, TooManyTries, session_key
@@ -250,7 +250,7 @@ class Authentication:
             await _send_error(identity, scope, receive, send)
             return
         if identity is None:
-            scope[PRINCIPAL] = msgspec.structs.replace(NOBODY, source=source_of(scope))
+            scope[PRINCIPAL] = msgspec.structs.replace(ANONYMOUS, source=source_of(scope))
             if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
                 await self._app(scope, receive, send)
             else:

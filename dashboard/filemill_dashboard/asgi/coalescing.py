@@ -13,7 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from filemill.domain.file_actions import only_owner
-from filemill.domain.permissions import NOBODY
+from filemill.domain.permissions import ANONYMOUS
 from filemill_dashboard.state.identity import PRINCIPAL
 
 # What programs poll. The response depends on path and query alone, and on whose files the principal may read.
@@ -50,7 +50,7 @@ class CoalescingMiddleware:
 
     def _join(self, scope: Scope) -> asyncio.Future[Messages]:
         loop = asyncio.get_running_loop()
-        owner = only_owner(scope.get(PRINCIPAL, NOBODY), own_files_only=self._own_files_only)
+        owner = only_owner(scope.get(PRINCIPAL, ANONYMOUS), own_files_only=self._own_files_only)
         key = (scope["path"], scope.get("query_string", b""), owner)
         waiters = self._waiters.get(key)
         if waiters is None:

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import msgspec
 
-from filemill.domain.permissions import NOBODY, Principal, RequestSource, Role
+from filemill.domain.permissions import ANONYMOUS, Principal, RequestSource, Role
 
 # The key of the principal in the scope of a request.
 PRINCIPAL = "filemill.principal"
@@ -38,7 +38,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     def principal(self, now: float) -> Principal:
         """The principal, or nobody after the end of the session."""
-        return Principal(self.name, self.role) if self.expires_at is None or now < self.expires_at else NOBODY
+        return Principal(self.name, self.role) if self.expires_at is None or now < self.expires_at else ANONYMOUS
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from filemill.config.settings import Settings
 from filemill.domain.file_actions import FileAction, action_refusal, only_owner
-from filemill.domain.permissions import LOCAL, NOBODY, Permission, Principal, RequestSource, local_admin, refusal
+from filemill.domain.permissions import ANONYMOUS, LOCAL, Permission, Principal, RequestSource, local_admin, refusal
 from filemill.errors import Unavailable
 from filemill_dashboard.state import services
 from filemill_dashboard.state.identity import (
@@ -43,16 +43,16 @@ def _viewer() -> tuple[Principal, str]:
         return PAGE, LOCAL.authentication
     header = st.user.get(USER_KEY)
     if not isinstance(header, str):
-        return NOBODY, ""
+        return ANONYMOUS, ""
     identity = decode_identity(header)
     authentication = authentication_of(identity, mode)
     if identity.session is None:
         return identity.principal(time.time()), authentication
     try:
-        return current.sessions.find(bytes.fromhex(identity.session)) or NOBODY, authentication
+        return current.sessions.find(bytes.fromhex(identity.session)) or ANONYMOUS, authentication
     except Unavailable:
-        # PostgreSQL has been unreachable for minutes: nobody knows whether the session was revoked.
-        return NOBODY, authentication
+        # PostgreSQL has been unreachable for minutes, so the session may have been revoked.
+        return ANONYMOUS, authentication
 
 
 def page_owner() -> str | None:
@@ -85,5 +85,5 @@ def why_not_act(action: FileAction, owner: str | None) -> str:
 
 def request_principal(request: Request) -> Principal:
     """The principal of a REST request, as the authentication in front of REST determined it."""
-    principal: Principal = request.scope.get(PRINCIPAL, NOBODY)
+    principal: Principal = request.scope.get(PRINCIPAL, ANONYMOUS)
     return principal

@@ -14,6 +14,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from filemill.adapters.kafka.client import MESSAGE_MAX_BYTES, client_config, kafka_errors, new_client, to_exception
+from filemill.adapters.kafka.errors import KafkaErrorCode, classify
 from filemill.adapters.kafka.topics import TopicIdentities
 from filemill.config.settings import Settings
 from filemill.domain.consumer_groups import GroupDescription, LogOffsets, MemberDescription
@@ -32,12 +33,7 @@ _GROUP_HAS_MEMBERS = {
     KafkaError.STALE_MEMBER_EPOCH,
     KafkaError.FENCED_MEMBER_EPOCH,
 }
-# The broker's errors while a group moves to it, for example after a restart.
-_COORDINATOR_LOADING = {
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-}
+# How often a coordinator that is loading is asked again.
 _RETRY_SECONDS = 0.1
 
 
@@ -159,10 +155,11 @@ class KafkaAdmin:
                 try:
                     found = client.describe_consumer_groups([group], request_timeout=self._timeout)[group].result()
                 except KafkaException as error:
-                    code = error.args[0].code()
-                    if code == KafkaError.GROUP_ID_NOT_FOUND:
+                    cause = error.args[0]
+                    if cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
                         return GroupDescription("DEAD", None, None, [])
-                    if code not in _COORDINATOR_LOADING or time.monotonic() > deadline:
+                    loading = classify(cause).code is KafkaErrorCode.COORDINATOR_LOADING
+                    if not loading or time.monotonic() > deadline:
                         raise
                     time.sleep(_RETRY_SECONDS)
         kind = getattr(found, "type", None)

@@ -126,7 +126,7 @@ def statuses_and_runs(connection: sa.Connection, ids: Sequence[int]) -> dict[int
 
 
 def owners_of(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str | None]:
-    """The owners of those of the files that exist; None: nobody. An owner never changes."""
+    """The owners of those of the files that exist; None: no owner. An owner never changes."""
     found = sa.select(File.id, File.owner).where(File.id == sa.func.any(sa.bindparam("ids", list(ids))))
     return {row.id: row.owner for row in connection.execute(found)}
 

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.limits import Usage
@@ -68,8 +67,3 @@ def files_in_flight(connection: sa.Connection, owner: str, most: int) -> int:
     """How many files of the owner are pending or processing; `most` stands for that many or more."""
     statement = _IN_FLIGHT_WITHOUT_SIGN_IN if owner.startswith("rest:") else _IN_FLIGHT
     return int(connection.execute(statement, {"owner": owner, "most": most}).scalar_one())
-
-
-def with_files_in_flight(connection: sa.Connection, usage: Usage, owner: str, most: int) -> Usage:
-    """The usage with the number of files in flight."""
-    return msgspec.structs.replace(usage, in_flight=files_in_flight(connection, owner, most))

@@ -8,7 +8,7 @@ import typer
 
 from filemill.config.settings import load
 from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
-from filemill.domain.queues import check_queue
+from filemill.domain.queues import topic_of
 from filemill.entrypoints import bootstrap
 from filemill.entrypoints.cli.arguments import Home, place_argument, principal
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
@@ -53,7 +53,10 @@ class _Topic:
 
     def matching(self, reason: str | None, queue: str, *, still_broken: bool) -> list[DeadLetter]:
         """The dead letters whose reason contains this, of this queue if it is not "", oldest first."""
-        topic = self._topic_of(queue)
+        try:
+            topic = topic_of(queue, self._settings.all_queues)
+        except InvalidRequest as error:
+            fail(f"--queue: {error.reason}", 2)
         found = self.index.read(self.admin)
         if found.truncated:
             say(f"Only the newest {KEPT_RECORDS:,} records of the topic are listed.")
@@ -64,15 +67,6 @@ class _Topic:
             and (letter.unresolved or not still_broken)
             and (not topic or letter.source_topic == topic)
         ]
-
-    def _topic_of(self, queue: str) -> str:
-        queues = self._settings.all_queues
-        try:
-            if queue:
-                check_queue(queue, list(queues))
-        except InvalidRequest as error:
-            fail(f"--queue: {error.reason}", 2)
-        return queues[queue].topic if queue else ""
 
     def at(self, places: Sequence[str]) -> list[DeadLetter]:
         """The dead letters at these positions; ends the command if one does not exist."""

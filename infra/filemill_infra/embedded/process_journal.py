@@ -14,7 +14,7 @@ KEPT_LINES = 2000
 
 
 class ProcessJournal:
-    """Derives starts and ends from the states of the stack. Safe to use from several threads; it calls nobody back."""
+    """Derives starts and ends from the states of the stack. Safe to use from several threads; it has no callbacks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

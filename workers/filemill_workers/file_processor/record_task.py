@@ -274,6 +274,7 @@ class RecordTask:
         sha256 = sha256_hex(body)
         self._begin_stage("upload")
         upload_ms = await self._upload(key, body, sha256)
+        self._context.on_uploaded()  # not for handlers: the processes of the pool wait for the loop
         return self._result_of(request, key, sha256=sha256, size=len(body), upload_ms=upload_ms)
 
     async def _attempt_handler(self, request: FileCreate) -> None:
@@ -440,8 +441,6 @@ class RecordTask:
                 await self._put_object(key, body, metadata)
 
         await self._context.call_store(put)
-        if self._handler is None:  # uploads of handlers are few, and the processes of the pool wait for the loop
-            self._context.on_uploaded()
         return _milliseconds(self._context.clock() - started_at)
 
     async def _put_object(self, key: str, body: bytes, metadata: dict[str, str]) -> None:
