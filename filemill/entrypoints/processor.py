@@ -159,12 +159,14 @@ class Processor:
         """Stop in order. For any thread."""
         for consumer in self._consumers:
             consumer.processor.stop()
+        self._listener.ready.set()  # do not wait for Kafka any longer
 
     def run(self) -> None:
         """Process records until stopped. Raises Unavailable if the Kafka client cannot continue."""
         gc.set_threshold(GC_THRESHOLD_OBJECTS)
         self._listener.start()
         try:
+            self._listener.ready.wait(self._settings.server_timeout_seconds)  # without Kafka, the consumers wait for it
             self._consume()
         finally:
             self._listener.close()

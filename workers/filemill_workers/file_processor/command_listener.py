@@ -20,7 +20,10 @@ REFRESH_SECONDS = 3.0
 
 
 class CommandListener:
-    """Reads all commands from the beginning, because the record of a cancelled file may be read much later."""
+    """Reads all commands from the beginning, because the record of a cancelled file may be read much later.
+
+    A process joins its group after `ready` is set. Then each command counts that is sent to a worker others can see.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class CommandListener:
         self._on_cancel = on_cancel
         self._reporter = reporter
         self._stop = threading.Event()
+        self.ready = threading.Event()  # it is known which commands precede this process
         self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
 
     def start(self) -> None:
@@ -54,7 +58,9 @@ class CommandListener:
                 try:
                     if ends_at_start is None or rounds % (REFRESH_SECONDS / READ_SECONDS) < 1:
                         reader.refresh({})
-                        ends_at_start = reader.ends() if ends_at_start is None else ends_at_start
+                        if ends_at_start is None:
+                            ends_at_start = reader.ends()
+                            self.ready.set()
                     rounds += 1
                     for record in reader.read(READ_RECORDS, READ_SECONDS):
                         end = (ends_at_start or {}).get((record.topic, record.partition), 0)
