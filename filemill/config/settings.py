@@ -325,7 +325,7 @@ class Settings(BaseSettings):
         0, description="Processes of a processor that run handlers at the same time; 0: one per CPU", ge=0, le=1000
     )
     max_jobs_per_child: int = _setting(
-        1000, description="Jobs that a handler's process runs before it is replaced", ge=1
+        10_000, description="Jobs that a handler's process runs before it is replaced", ge=1
     )
     handlers_environment: str = _setting(
         "", description="Environment variables that handlers may see, separated by commas; no others are passed on"

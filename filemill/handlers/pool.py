@@ -4,7 +4,7 @@ A process is started when a job needs one, up to the size of the pool, and then 
 own session, a folder of its own as the working directory and for temporary files, an environment without credentials,
 and no descriptor of this process but its three pipes; its guard has a control socket, too. It is killed with all its
 descendants at the deadline of a job, when the job is cancelled or abandoned, and when this process ends. It is replaced
-when anything of a job remains in it, or after `max_jobs` jobs.
+when anything of a job remains in it, when its jobs left more memory than one may use, or after `max_jobs` jobs.
 (docs/decisions/0038-handlers-run-in-guarded-processes.md)
 """
 
@@ -56,7 +56,7 @@ START_SECONDS = 60.0
 # If a guard has not ended its processes after this time, this process kills both of them.
 GUARD_SECONDS = 2.0
 # After its pipe is closed, a process that has not ended by itself in this time is killed.
-NATURAL_END_SECONDS = 0.3
+NATURAL_END_SECONDS = 2.0
 # The bytes of a result that wait here until they are stored. Beyond them, the handler waits.
 WAITING_CHUNKS = 8
 # How often the size of the folder of a running job is looked at: more often, the sooner it may reach its limit.
@@ -74,7 +74,7 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     sources: HandlerSources = HandlerSources()
     size: int = 2
-    max_jobs: int = 1000
+    max_jobs: int = 10_000
     environment: tuple[str, ...] = ()
     folder: Path | None = None
 

@@ -139,24 +139,34 @@ def serve(request: int, response: int, guard_pid: int) -> None:
         except InvalidHandler as error:
             channel.send(Unusable(str(error)))
             return
+        space = _address_space()
         channel.send(Ready(os.getpid(), _cpu_seconds()))
         while True:
             start = channel.receive()
             assert isinstance(start, StartJob)
-            _Attempt(start.request, handlers, channel, Path(configure.folder), guard_pid).run()
+            _Attempt(start.request, handlers, channel, Path(configure.folder), guard_pid, space).run()
 
 
 class _Attempt:
     """One attempt of one job."""
 
     def __init__(
-        self, request: JobRequest, handlers: HandlerRegistry, channel: Channel, folder: Path, guard_pid: int
+        self,
+        request: JobRequest,
+        handlers: HandlerRegistry,
+        channel: Channel,
+        folder: Path,
+        guard_pid: int,
+        first_space: int,
     ) -> None:
+        """`first_space`: the process's address space before its first job, in bytes."""
         self._request = request
         self._handlers = handlers
         self._channel = channel
         self._folder = folder
         self._guard_pid = guard_pid
+        self._first_space = first_space
+        self._has_grown = False
         self._cpu = _cpu_seconds()
         self._threads = threading.active_count()
 
@@ -195,7 +205,9 @@ class _Attempt:
             )
         parameters = handler.parameters.decode(self._request.parameters)
         _limit(resource.RLIMIT_FSIZE, handler.disk)
-        _limit(resource.RLIMIT_AS, _address_space() + handler.memory)
+        space = _address_space()
+        self._has_grown = space > self._first_space + handler.memory
+        _limit(resource.RLIMIT_AS, space + handler.memory)
         job: Job[Any] = Job(self._request, parameters, self._folder, ChildControl(self._channel))
         last: bytes | None = None
         for chunk in chunks(handler, handler(job)):
@@ -205,7 +217,9 @@ class _Attempt:
         return last or b""
 
     def _clean(self) -> bool:
-        """Whether nothing of the job remains: no process, no thread, no file."""
+        """Whether nothing of a job remains: no process, no thread, no file, and not too much memory of earlier ones."""
+        if self._has_grown:
+            return False
         with contextlib.suppress(ChildProcessError):
             while True:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
@@ -320,7 +334,7 @@ def _limit(which: int, size: int | None) -> None:
 def _address_space() -> int:
     """The size of this process's address space, in bytes; 0 if the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[0]) * _PAGE
+        return int(guard.read_proc("/proc/self/statm").split()[0]) * _PAGE
     except OSError:
         return 0
 
@@ -328,7 +342,11 @@ def _address_space() -> int:
 def _reset_peak() -> None:
     """Forget the peak of earlier jobs (Linux)."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_bytes(b"5")
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)
 
 
 def _peak_bytes() -> int:

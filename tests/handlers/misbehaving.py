@@ -65,6 +65,10 @@ def spin(job: Job[Any]) -> bytes:
         pass
 
 
+# Long enough for a busy machine to give it some of its CPU.
+BURN_SECONDS = 3.0
+
+
 def _burn(seconds: float) -> None:
     used = bytearray(40 * 2**20)
     print(f"burning with {len(used)} bytes", flush=True)
@@ -73,13 +77,13 @@ def _burn(seconds: float) -> None:
         pass
 
 
-@short("burn")
+@short("burn", timeout=BURN_SECONDS)
 def burn(job: Job[Any]) -> bytes:
     _burn(job.parameters["seconds"])
     return b""
 
 
-@short("burn-in-child")
+@short("burn-in-child", timeout=BURN_SECONDS)
 def burn_in_child(job: Job[Any]) -> bytes:
     pid = os.fork()
     if pid == 0:
@@ -88,7 +92,7 @@ def burn_in_child(job: Job[Any]) -> bytes:
     return b""
 
 
-@short("burn-detached")
+@short("burn-detached", timeout=BURN_SECONDS)
 def burn_detached(job: Job[Any]) -> bytes:
     if os.fork() == 0:
         os.setsid()
@@ -135,6 +139,15 @@ def allocate(job: Job[Any]) -> bytes:
     parts = []
     while True:
         parts.append(bytearray(8 * 2**20))
+
+
+_kept: list[bytearray] = []
+
+
+@short("leak", memory="64 MiB")
+def leak(job: Job[Any]) -> bytes:
+    _kept.append(bytearray(40 * 2**20))
+    return b"leaked"
 
 
 @short("fill-file", timeout=60.0, disk="32 MiB")

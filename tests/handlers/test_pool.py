@@ -20,6 +20,7 @@ from filemill.errors import AttemptFailed, DeadLetterCode, PermanentError, Retry
 from filemill.handlers.job import JobRequest
 from filemill.handlers.pool import AttemptHooks, AttemptUsage, ChildPool, PoolOptions, seconds_to_next_check
 from filemill.handlers.registry import HandlerSources, load_handlers
+from tests.handlers.misbehaving import BURN_SECONDS
 
 SOURCES = HandlerSources(modules=("tests.handlers.misbehaving",))
 MOMENT = datetime(2026, 1, 4, 12, tzinfo=UTC)
@@ -125,6 +126,18 @@ def test_a_process_ends_after_its_number_of_jobs(tmp_path: Path) -> None:
         assert len(pids) == 2
 
     with_pool(tmp_path, test, max_jobs=2)
+
+
+def test_a_process_whose_jobs_leave_memory_behind_is_replaced(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        pids = []
+        for _ in range(4):
+            await bench.run("leak")
+            pids.append(set(bench.pool.processes))
+        assert pids[0] == pids[1]
+        assert pids[0].isdisjoint(pids[3]), "its first two jobs left 80 MiB, more than its 64"
+
+    with_pool(tmp_path, test)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +329,8 @@ def test_the_usage_of_a_killed_attempt_is_measured(tmp_path: Path, name: str) ->
         with pytest.raises(AttemptFailed) as caught:
             await bench.run(name, {"seconds": 1000}, outcome)
         assert caught.value.code is DeadLetterCode.DEADLINE_EXCEEDED
-        # A busy machine gives it less than the second until its deadline, and it never counts the attempt before.
-        assert 0.05 < outcome.usage.cpu_seconds < 1.29
+        # A busy machine gives it less than the time until its deadline, and it never counts the attempt before.
+        assert 0.05 < outcome.usage.cpu_seconds < BURN_SECONDS + 0.29
         assert outcome.usage.peak_bytes > 40 * 2**20
         assert outcome.usage.log.startswith("burning")
 
@@ -327,8 +340,13 @@ def test_the_usage_of_a_killed_attempt_is_measured(tmp_path: Path, name: str) ->
 def test_the_usage_of_a_cancelled_attempt_is_measured(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         outcome = Outcome()
+        await bench.run("echo")
+        process = psutil.Process(bench.pool.processes[0])
+        before = process.cpu_times().user
         task = asyncio.create_task(bench.run("burn", {"seconds": 1000}, outcome))
-        await asyncio.sleep(0.6)
+        while process.cpu_times().user < before + 0.1:
+            assert not task.done()
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

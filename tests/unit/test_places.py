@@ -119,12 +119,14 @@ class _Jobs:
 
     async def _run(self, name: str) -> None:
         self._ends[name] = asyncio.Event()
-        async with self._places.of(name.split("-", maxsplit=1)[0]):
-            self.running.append(name)
-            try:
-                await self._ends[name].wait()
-            finally:
-                self.running.remove(name)
+        queue = name.split("-", maxsplit=1)[0]
+        await self._places.acquire(queue)
+        self.running.append(name)
+        try:
+            await self._ends[name].wait()
+        finally:
+            self.running.remove(name)
+            self._places.release(queue)
 
 
 def test_an_urgent_job_gets_a_process_while_bulk_has_all_others() -> None:

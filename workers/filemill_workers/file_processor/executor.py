@@ -61,12 +61,16 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
 
 
 class _Publication(NamedTuple):
-    """A record that waits to be passed to the producer, and the future of its delivery report."""
+    """A record that waits to be passed to the producer, and the future of its delivery report.
+
+    Without a future nobody waits for the report, and the record may be lost.
+    """
 
     topic: str
     value: bytes | None
     headers: Headers
-    delivered: asyncio.Future[DeliveryReport]
+    delivered: asyncio.Future[DeliveryReport] | None
+    key: str | None = None
 
 
 class _Link(NamedTuple):
@@ -206,17 +210,9 @@ class Executor:
         if self._host is not None:  # the producer is common, and so is the batch that waits for its delivery reports
             await self._host.publish(topic, value, headers)
             return
-        publication = _Publication(topic, value, headers, self._loop.create_future())
-        if self._batching_seconds:
-            if not self._batch:
-                self._batch_began_at = self._loop.time()
-            self._batch.append(publication)
-        else:
-            self._produce(publication)
-        if not self._polling:
-            self._polling = True
-            self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
-        report = await publication.delivered
+        delivered: asyncio.Future[DeliveryReport] = self._loop.create_future()
+        self._collect(_Publication(topic, value, headers, delivered))
+        report = await delivered
         if report.too_large:
             raise PermanentError(
                 f"a record of {len(value or b'')} bytes is too large for {topic}", DeadLetterCode.RECORD_TOO_LARGE
@@ -224,13 +220,12 @@ class Executor:
         if report.error is not None:
             raise Unavailable(f"Kafka did not accept a record for {topic}: {report.error}")
 
-    def publish_nowait(self, topic: str, value: bytes) -> None:
+    def publish_nowait(self, topic: str, value: bytes, key: str | None = None) -> None:
         """Publish without waiting, for records that may be lost, such as progress."""
-        try:
-            self._publisher.publish(topic, value)
-        except Unavailable:
-            log.debug("Progress dropped", topic=topic)
-        self._publisher.poll(0)
+        if self._host is not None:
+            self._host.publish_nowait(topic, value, key)
+        else:
+            self._collect(_Publication(topic, value, [], None, key))
 
     async def wait_for_membership(self) -> None:
         """Wait until the membership is confirmed.
@@ -268,16 +263,38 @@ class Executor:
                 self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-    def _produce(self, publication: _Publication) -> None:
+    def _collect(self, publication: _Publication) -> None:
+        """Pass a record to the producer, with others if they are collected. Raises Unavailable, PermanentError."""
+        if self._batching_seconds:
+            if not self._batch:
+                self._batch_began_at = self._loop.time()
+            self._batch.append(publication)
+        elif publication.delivered is None:
+            self._produce_nowait(publication)
+        else:
+            self._produce(publication, publication.delivered)
+        if not self._polling:
+            self._polling = True
+            self._loop.call_later(DELIVERY_POLL_SECONDS, self._poll_publisher)
+
+    def _produce_nowait(self, publication: _Publication) -> None:
+        """Pass a record to the producer that may be lost."""
+        try:
+            self._publisher.publish(publication.topic, publication.value, key=publication.key)
+        except (Unavailable, PermanentError) as error:
+            log.debug("A record that may be lost was dropped", topic=publication.topic, error=str(error))
+
+    def _produce(self, publication: _Publication, delivered: asyncio.Future[DeliveryReport]) -> None:
         """Pass a record to the producer. Raises Unavailable, PermanentError."""
-        delivered = publication.delivered
 
         def on_delivery(report: DeliveryReport) -> None:
             self._pending_deliveries -= 1
             if not delivered.done():  # its record may have been abandoned
                 delivered.set_result(report)
 
-        self._publisher.publish(publication.topic, publication.value, on_delivery, headers=publication.headers)
+        self._publisher.publish(
+            publication.topic, publication.value, on_delivery, key=publication.key, headers=publication.headers
+        )
         self._pending_deliveries += 1
 
     def _produce_batch(self) -> None:
@@ -292,12 +309,14 @@ class Executor:
             return
         batch, self._batch = self._batch, []
         for publication in batch:
-            if publication.delivered.done():
-                continue  # its record was abandoned
-            try:
-                self._produce(publication)
-            except Exception as error:  # noqa: BLE001 - its task raises it, and the others are produced
-                publication.delivered.set_exception(error)
+            delivered = publication.delivered
+            if delivered is None:
+                self._produce_nowait(publication)
+            elif not delivered.done():  # its record was not abandoned
+                try:
+                    self._produce(publication, delivered)
+                except Exception as error:  # noqa: BLE001 - its task raises it, and the others are produced
+                    delivered.set_exception(error)
 
     def _pause(self) -> None:
         """Block the loop after its current step, on purpose: ended uploads queue up meanwhile."""

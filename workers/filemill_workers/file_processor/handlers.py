@@ -55,8 +55,7 @@ class Handlers:
                 if handler.on_loop:
                     await _run_on_loop(handler, request, hooks)
                 else:
-                    async with self._process_place(queue):
-                        await self._pool.run(handler, request, hooks)
+                    await self._run_in_process(handler, request, hooks, queue)
             finally:
                 del self._running[token]
 
@@ -64,9 +63,15 @@ class Handlers:
         """Kill all processes."""
         await self._pool.close()
 
-    def _process_place(self, queue: str) -> contextlib.AbstractAsyncContextManager[Any]:
-        """A process for the queue."""
-        return contextlib.nullcontext() if self._process_places is None else self._process_places.of(queue)
+    async def _run_in_process(self, handler: Handler, request: JobRequest, hooks: AttemptHooks, queue: str) -> None:
+        if self._process_places is None:
+            await self._pool.run(handler, request, hooks)
+            return
+        await self._process_places.acquire(queue)
+        try:
+            await self._pool.run(handler, request, hooks)
+        finally:
+            self._process_places.release(queue)
 
     def _place(self, handler: Handler) -> contextlib.AbstractAsyncContextManager[Any]:
         """A place among the handler's attempts at a time."""

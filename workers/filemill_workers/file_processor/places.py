@@ -6,10 +6,9 @@ one queue alone and are kept in addition, so that its next record starts at once
 """
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -113,34 +112,39 @@ class ProcessPlaces:
         self._used = {queue.name: 0 for queue in queues}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {queue.name: deque() for queue in queues}
 
-    @contextlib.asynccontextmanager
-    async def of(self, queue: str) -> AsyncGenerator[None, None]:
-        """A place for a job of this queue, when it is its turn."""
+    async def acquire(self, queue: str) -> None:
+        """Wait for a place for a job of this queue. Its caller must release it."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting[queue].append(turn)
-        self._admit()
+        self._admit(queue)
         try:
             await turn
         except BaseException:
             if turn.cancelled():
                 self._waiting[queue].remove(turn)
-                self._admit()
+                self._admit(queue)
             else:  # its turn came in the same moment
-                self._leave(queue)
+                self.release(queue)
             raise
-        try:
-            yield
-        finally:
-            self._leave(queue)
 
-    def _leave(self, queue: str) -> None:
+    def release(self, queue: str) -> None:
+        """A job of this queue has ended."""
         self._used[queue] -= 1
-        self._admit()
+        self._admit(queue)
 
-    def _admit(self) -> None:
-        """Give places to those whose turn it is. What a queue leaves in the first pass, another takes in the second."""
-        for queue in [*self._waiting, *self._waiting]:
-            waiting = self._waiting[queue]
-            for _ in range(self._places.claim(queue, self._used[queue], len(waiting))):
-                self._used[queue] += 1
-                waiting.popleft().set_result(None)
+    def _admit(self, changed: str) -> None:
+        """Give places to those whose turn it is, after a change of one queue.
+
+        What a queue leaves in the first pass, another takes in the second.
+        """
+        waiting = [queue for queue, turns in self._waiting.items() if turns]
+        if changed not in waiting:
+            self._claim(changed)
+        for queue in waiting if len(waiting) < 2 else [*waiting, *waiting]:
+            self._claim(queue)
+
+    def _claim(self, queue: str) -> None:
+        waiting = self._waiting[queue]
+        for _ in range(self._places.claim(queue, self._used[queue], len(waiting))):
+            self._used[queue] += 1
+            waiting.popleft().set_result(None)

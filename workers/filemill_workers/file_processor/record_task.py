@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -54,6 +54,14 @@ _NO_USAGE = AttemptUsage()
 
 Publish = Callable[[str, bytes | None, Headers], Awaitable[None]]
 
+
+class PublishNowait(Protocol):
+    """Publishes records that may be lost."""
+
+    def __call__(self, topic: str, value: bytes, key: str | None = None) -> None:
+        """Publish a value, with a key if its order matters."""
+
+
 # Makes a call to a server, at once or when its circuit breaker allows it.
 Call = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
@@ -92,7 +100,7 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     worker_id: str
     store: ObjectStore
     publish: Publish
-    publish_nowait: Callable[[str, bytes], None]
+    publish_nowait: PublishNowait
     wait_for_membership: Callable[[], Awaitable[None]]
     upload_slots: asyncio.Semaphore
     topics: OutputTopics
@@ -387,19 +395,23 @@ class RecordTask:
 
     def _report_attempt(self, failure: BaseException | None) -> None:
         """Publish an event about the end of an attempt: its log, and what it used."""
-        if self._context.reporter is not None and not self.abandoned:
-            fields: dict[str, Any] = _error_fields(failure) if failure is not None else {}
-            code = getattr(failure, "code", None)
-            self._context.reporter.emit(
-                EventKind.ATTEMPTED,
-                **self._event_fields(),
-                **fields,
-                handler_version=self._handler.handler.version if self._handler is not None else None,
-                code=str(code) if code else None,
-                log=self._usage.log or None,
-                cpu_seconds=self._usage.cpu_seconds,
-                peak_bytes=self._usage.peak_bytes,
-            )
+        reporter = self._context.reporter
+        if reporter is None or self.abandoned:
+            return
+        fields: dict[str, Any] = _error_fields(failure) if failure is not None else {}
+        code = getattr(failure, "code", None)
+        value = reporter.encode(
+            EventKind.ATTEMPTED,
+            **self._event_fields(),
+            **fields,
+            handler_version=self._handler.handler.version if self._handler is not None else None,
+            code=str(code) if code else None,
+            log=self._usage.log or None,
+            cpu_seconds=self._usage.cpu_seconds,
+            peak_bytes=self._usage.peak_bytes,
+        )
+        # With the results, because a request costs the broker more than its records.
+        self._context.publish_nowait(self._context.topics.worker_events, value, self._context.worker_id)
 
     def _time_span(self) -> tuple[datetime, datetime]:
         """The current time and the start of the processing. The monotonic clock measures the difference."""
