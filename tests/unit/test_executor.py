@@ -551,6 +551,54 @@ def test_a_result_that_cannot_be_published_does_not_affect_its_batch(monkeypatch
         assert sorted(harness.results().values()) == ["completed", "completed", "failed"]
 
 
+def test_a_record_that_may_be_lost_waits_with_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "HOLD_SECONDS", 1e9)
+    with running_executor(batching_seconds=0.001) as harness:
+        neighbour = harness.new_executor(host=harness.executor)
+
+        async def report() -> None:
+            neighbour.publish_nowait(TOPICS.worker_events, b"{}", "worker-1")
+
+        harness.broker.outage = "Kafka is unreachable"
+        harness.start(record(0))
+        wait_until(lambda: harness.publisher.published == 1)
+        neighbour.run_probe(report)
+        time.sleep(10 * DELIVERY_POLL_SECONDS)
+        assert harness.publisher.published == 1
+        harness.broker.outage = None
+        wait_until(lambda: harness.publisher.published == 2)
+        assert len(harness.broker.records(TOPICS.worker_events)) == 1
+        neighbour.close()
+
+
+@pytest.mark.parametrize("batching_seconds", [0.0, 0.001])
+def test_a_record_that_may_be_lost_fails_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, batching_seconds: float
+) -> None:
+    with running_executor(batching_seconds=batching_seconds) as harness:
+        refused, returned = threading.Event(), threading.Event()
+        publish = harness.publisher.publish
+
+        def refuse_events(topic: str, *arguments: Any, **options: Any) -> None:
+            if topic == TOPICS.worker_events:
+                refused.set()
+                raise Unavailable("the producer's queue is full")
+            publish(topic, *arguments, **options)
+
+        monkeypatch.setattr(harness.publisher, "publish", refuse_events)
+
+        async def report() -> None:
+            harness.executor.publish_nowait(TOPICS.worker_events, b"{}")
+            returned.set()
+
+        harness.executor.run_probe(report)
+        assert returned.wait(DEADLINE_SECONDS)
+        assert refused.wait(DEADLINE_SECONDS)
+        harness.start(record(0))
+        harness.finished(1)
+        assert harness.results() == {1: "completed"}
+
+
 def test_executors_of_a_thread_share_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor_module, "HOLD_SECONDS", 1e9)
     with running_executor(batching_seconds=0.001) as harness:
