@@ -9,7 +9,7 @@ import msgspec
 from benchmarks.meter import Measured
 from benchmarks.servers import IsolatedPipeline
 
-Kind = Literal["limit", "stage", "end to end", "peer", "growth"]
+Kind = Literal["limit", "stage", "end to end", "peer", "growth", "rest"]
 Run = Callable[[IsolatedPipeline, int], Measured]
 
 ARMS: dict[str, "Arm"] = {}

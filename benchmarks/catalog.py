@@ -1,10 +1,10 @@
 """All arms of the ratios. Importing the modules below registers their arms."""
 
-from benchmarks import handlers, limits, peers, pipeline, queues, stages
+from benchmarks import handlers, limits, peers, pipeline, queues, rest, stages
 from benchmarks.arm import ARMS, Arm, matches
 
 # The modules that register arms, in the order of the report.
-MODULES = (limits, stages, queues, pipeline, handlers, peers)
+MODULES = (limits, stages, queues, pipeline, handlers, rest, peers)
 
 
 def select_arms(only: str | None = None) -> list[Arm]:

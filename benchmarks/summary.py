@@ -69,6 +69,8 @@ TARGETS = (
     RatioTarget("end to end", "end to end", "FastStream with boto3", ("FastStream, boto3",), 8.0),
     RatioTarget("end to end", "end to end", "the reference design", ("reference design, boto3",), 8.0),
     RatioTarget("end to end, a trivial handler", "end to end, handler", "the text handler", ("end to end",), 0.6),
+    RatioTarget("REST POST, signed in", "REST POST, signed in", "without sign-in", ("REST POST",), 0.93),
+    RatioTarget("REST list, signed in", "REST list, signed in", "without sign-in", ("REST list",), 0.93),
     RatioTarget("end to end", "end to end", "the slowest raw limit", RAW, 0.6),
     RatioTarget(
         "processor, real S3", "processor (real S3)", "raw obstore PUT, same number in flight", ("raw put",), 0.8

@@ -47,6 +47,8 @@ TASKS = {
     "faststream-service-boto3": "faststream_peer:service_boto3",
     "faststream-service-obstore": "faststream_peer:service_obstore",
     "http-load": "http_load:post",
+    "http-posts": "http_load:posts",
+    "http-lists": "http_load:lists",
     "pages": "viewers:pages",
     "pollers": "viewers:pollers",
 }
