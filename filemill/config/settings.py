@@ -36,6 +36,7 @@ from filemill.domain.limits import Limits
 from filemill.domain.origins import has_user_info, parse_host, parse_origin, split_list
 from filemill.domain.permissions import Role
 from filemill.domain.queues import BULK_QUEUE, DEFAULT_QUEUE, JOBS_QUEUE, QUEUE_NAME, URGENT_QUEUE, Queue
+from filemill.domain.signatures import RESULT_KEY_MIN_CHARACTERS
 from filemill.runtime.stack_state import running_stack
 
 PREFIX = "FILEMILL_"
@@ -61,6 +62,7 @@ SECRETS_IN_FILES = (
     "aws_access_key_id",
     "aws_secret_access_key",
     "launch_token",
+    "result_key",
 )
 
 
@@ -321,6 +323,12 @@ class Settings(BaseSettings):
     handlers_templates: Path | None = _setting(
         None, description="Folder with templates of the handler `pdf`: the template NAME is the file NAME.typ"
     )
+    result_key: SecretStr = _setting(
+        SecretStr(""),
+        description="Processors sign results with it, and the sync treats others as those of a foreign service; "
+        "empty: no signatures",
+    )
+    result_key_file: Path | None = _setting(None, description="File with result_key")
     processes: int = _setting(
         0, description="Processes of a processor that run handlers at the same time; 0: one per CPU", ge=0, le=1000
     )
@@ -462,6 +470,13 @@ class Settings(BaseSettings):
     def _bundle(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("result_key", mode="after")
+    @classmethod
+    def _result_key(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < RESULT_KEY_MIN_CHARACTERS:
+            raise ValueError(f"must have at least {RESULT_KEY_MIN_CHARACTERS} characters")
         return value
 
     @field_validator("s3_endpoint", "kafka_broker", "database_host", "public_url", mode="after")

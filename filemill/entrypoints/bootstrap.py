@@ -30,6 +30,7 @@ from filemill.adapters.s3.store import S3ObjectStore
 from filemill.adapters.s3.uploads import S3Uploads
 from filemill.config.settings import Settings
 from filemill.domain.queues import DEFAULT_QUEUE, Queue, check_queue
+from filemill.domain.signatures import ResultSigner
 from filemill.entrypoints.kafka_only import kafka_admin
 from filemill.entrypoints.processor import handler_pool, handler_sources
 from filemill.handlers.registry import load_handlers
@@ -230,6 +231,7 @@ def sync(settings: Settings, engine: sa.Engine) -> StatusSync:
         topic_worker_events=settings.topic_worker_events,
         batch=settings.sync_batch,
         lease_seconds=settings.lease_seconds,
+        signer=ResultSigner(settings.result_key.get_secret_value()),
     )
 
 

@@ -21,6 +21,7 @@ from filemill.domain.handlers import TEXT_SPEC
 from filemill.domain.origins import split_list
 from filemill.domain.queues import DEFAULT_QUEUE, Queue
 from filemill.domain.retry import RetryPolicy
+from filemill.domain.signatures import ResultSigner
 from filemill.domain.worker_commands import CommandState
 from filemill.domain.worker_events import EventKind
 from filemill.errors import NotFound
@@ -139,6 +140,7 @@ class Processor:
         self._reporter.longest_timeout = lambda: self._handlers.handlers.longest_timeout
         self._upload_slots = asyncio.Semaphore(settings.store_concurrency)
         self._commands = CommandState(settings.worker_id)
+        self._signer = ResultSigner(settings.result_key.get_secret_value())
         self._breakers = [CircuitBreaker(server, self._emit, self._jitter) for server in ("S3", "Kafka")]
         self._places = Places(settings.concurrency, queues)
         alone = [queue.name for queue in queues] == [DEFAULT_QUEUE]
@@ -269,6 +271,7 @@ class Processor:
             reporter=self._reporter,
             handlers=msgspec.structs.replace(self._handlers, queue=queue.name),
             queue=queue.name,
+            signer=self._signer,
         )
 
     async def _probe(self) -> None:

@@ -48,6 +48,7 @@ def write_secure_secrets(files: SecretFiles, bucket: str, *, renew: bool = False
     files.put(f"{POSTGRES_SERVER}/pg_hba.conf", _HBA.encode(), POSTGRES_GROUP)
     _write_kafka_passwords(files)
     _write_s3_keys(files, bucket)
+    _write_result_key(files)
     return f"{expires_at(files.read(f'{POSTGRES_SERVER}/certificate.pem')):%Y-%m-%d}"
 
 
@@ -81,6 +82,14 @@ def _write_kafka_passwords(files: SecretFiles) -> None:
 def _write_s3_keys(files: SecretFiles, bucket: str) -> None:
     keys: Mapping[S3Role, S3Key] = {role: _s3_key(files, role_volume(role)) for role in S3Role}
     files.put(f"{S3_SERVER}/identities.json", identities(keys, bucket), SEAWEED_GROUP)
+
+
+def _write_result_key(files: SecretFiles) -> None:
+    """Processors sign results with it, and the sync checks the signatures."""
+    names = [f"{role_volume(role)}/result_key" for role in (KafkaRole.PROCESSOR, KafkaRole.SYNC)]
+    key = next(filter(None, map(files.read, names)), b"") or _password()
+    for name in names:
+        files.put(name, key)
 
 
 def _s3_key(files: SecretFiles, folder: str) -> S3Key:

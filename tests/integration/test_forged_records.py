@@ -174,6 +174,41 @@ def test_a_forged_run_is_counted_and_neither_it_nor_its_neighbours_lose_their_re
     assert [running.file(file_id).run for file_id in (aimed, neighbour)] == [2, 2]
 
 
+def test_with_a_key_only_signed_results_state_hash_size_and_worker(servers: RunningServers, tmp_path: Path) -> None:
+    with open_harness(servers, tmp_path, result_key="a key that only this deployment has") as harness:
+        harness.run_in_threads("relay", "sync")
+        processor = harness.start("processor")[0]
+        (own,) = harness.submit()
+        harness.wait_for([own])
+        processor.kill()
+        (request,) = harness.insert_rows(1)
+        key = object_key(request.file_id, request.timestamp)
+        body = render(request.title, request.description, request.timestamp)
+        bootstrap.s3_client(harness.settings).put_object(Bucket=harness.settings.s3_bucket, Key=key, Body=body)
+        forged = {
+            "fileId": request.file_id,
+            "s3Location": key,
+            "status": "completed",
+            "timestamp": NOW,
+            "run": 1,
+            "sha256": sha256_hex(b"other content"),
+            "size": 1,
+            "workerId": processor.name,
+            "partition": 0,
+            "offset": 0,
+        }
+        topics.publish(harness.settings, harness.settings.topic_created, [json.dumps(forged).encode()])
+        harness.wait_for([request.file_id])
+        with harness.engine.connect() as connection:
+            columns = sa.select(File.id, File.worker_id, File.sha256, File.size)
+            rows = {row.id: row for row in connection.execute(columns)}
+        assert rows[own].worker_id == processor.name
+        assert rows[own].sha256 is not None
+        assert rows[request.file_id].worker_id is None
+        assert rows[request.file_id].sha256 != forged["sha256"]
+        assert rows[request.file_id].size != forged["size"]
+
+
 def test_an_event_of_the_year_9999_does_not_pin_its_worker(running: PipelineHarness) -> None:
     (worker,) = [member.name for member in running.processes.processes if member.name.startswith("processor")]
     forged = {"kind": "stopped", "workerId": worker, "timestamp": "9999-12-31T23:59:59Z"}

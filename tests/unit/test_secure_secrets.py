@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from filemill.domain.kafka_access import KafkaRole
+from filemill.domain.signatures import RESULT_KEY_MIN_CHARACTERS
 from filemill_infra import secure_secrets
 from filemill_infra.kafka_security import plain_login
 from filemill_infra.s3_policies import S3Role
@@ -86,6 +87,13 @@ def test_a_role_has_its_own_credentials_and_setup_has_kafkas(tmp_path: Path) -> 
     assert len(set(passwords)) == len(KafkaRole)
     admin = found["role-setup/kafka_password"].decode()
     assert found["kafka-server/login"].decode() == plain_login("filemill-admin", admin)
+    key = found["role-processor/result_key"]
+    assert len(key) >= RESULT_KEY_MIN_CHARACTERS
+    assert found["role-sync/result_key"] == key
+    assert {name for name in found if name.endswith("/result_key")} == {
+        "role-processor/result_key",
+        "role-sync/result_key",
+    }
     for role in (KafkaRole.RELAY, KafkaRole.MONITOR):  # they use no S3
         assert [name for name in found if name.startswith(f"{role_volume(role)}/")] == [
             f"{role_volume(role)}/kafka_password"

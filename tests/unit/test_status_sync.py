@@ -16,6 +16,7 @@ from filemill.adapters.memory.status_store import MemoryStatusStore
 from filemill.domain.files import NewFile, Status, StatusUpdate, iso_milliseconds
 from filemill.domain.messages import FileCreated, FileProgress, decode_created, encode
 from filemill.domain.records import Record, TopicIdentity
+from filemill.domain.signatures import ResultSigner
 from filemill.errors import NotLeader, Unavailable, UnusableData
 from filemill.ports import ApplyResult, RejectionCode
 from filemill_workers import status_sync
@@ -79,7 +80,9 @@ class SyncHarness:
         self.readers: list[MemoryReader] = []
         self.ids = self.database.submit([NewFile(f"file {number}") for number in range(3)])
 
-    def sync(self, holder: str = "a", batch: int = 100, **options: float) -> StatusSync:
+    def sync(
+        self, holder: str = "a", batch: int = 100, signer: ResultSigner | None = None, **options: float
+    ) -> StatusSync:
         lease = MemoryLease(self.database, "sync", holder, LEASE_SECONDS)
 
         def reader() -> MemoryReader:
@@ -94,6 +97,7 @@ class SyncHarness:
             topic_worker_events=EVENTS,
             batch=batch,
             lease_seconds=LEASE_SECONDS,
+            signer=signer,
             clock=lambda: self.now,
             **{"batching_seconds": 0.0, "busy_batching_seconds": 0.0, **options},
         )

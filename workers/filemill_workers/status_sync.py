@@ -20,9 +20,10 @@ import msgspec
 import structlog
 
 from filemill.domain.files import StatusUpdate
-from filemill.domain.messages import FileProgress, decode, decode_created
+from filemill.domain.messages import FileCreated, FileProgress, decode, decode_created
 from filemill.domain.record_time import RecordClock
 from filemill.domain.records import Record
+from filemill.domain.signatures import ResultSigner, as_foreign
 from filemill.domain.worker_events import WorkerEvent, decode_event
 from filemill.errors import InvalidMessage, NotLeader, Unavailable, UnusableData
 from filemill.ports import (
@@ -66,12 +67,14 @@ class StatusSync:
         topic_worker_events: str,
         batch: int,
         lease_seconds: float,
+        signer: ResultSigner | None = None,
         clock: Clock = time.monotonic,
         batching_seconds: float = BATCHING_SECONDS,
         busy_batching_seconds: float = BUSY_BATCHING_SECONDS,
     ) -> None:
         """`reader` creates a reader of all three topics. `batch`: the number of records in a transaction at most.
 
+        `signer`: results without its signature count as those of a foreign service; None: no result is checked.
         A batch waits for further records for `batching_seconds`, or `busy_batching_seconds` after a large batch.
         """
         self._batching_seconds = batching_seconds
@@ -83,6 +86,7 @@ class StatusSync:
         self._topic_created = topic_created
         self._topic_worker_events = topic_worker_events
         self._batch = batch
+        self._signer = signer or ResultSigner()
         self._renew_seconds = lease_seconds / 3
         self._clock = clock
         self._record_clock = RecordClock(clock)
@@ -208,9 +212,8 @@ class StatusSync:
                     event = _with_store_time(decode_event(record.value), self._record_clock.time_of(record))
                     decoded.events.append(ReceivedEvent(record.partition, record.offset, event))
                 elif record.topic == self._topic_created:
-                    decoded.updates.append(
-                        (record, decode_created(record.value).status_update(self._record_clock.time_of(record)))
-                    )
+                    result = self._result(record)
+                    decoded.updates.append((record, result.status_update(self._record_clock.time_of(record))))
                 else:
                     decoded.updates.append(
                         (record, decode(record.value, FileProgress).status_update(self._record_clock.time_of(record)))
@@ -224,6 +227,13 @@ class StatusSync:
                 reason = f"{type(error).__name__}: {error}"
                 decoded.rejected.append(_rejected(record, reason, RejectionCode.NOT_INTERPRETED))
         return decoded
+
+    def _result(self, record: Record) -> FileCreated:
+        """The result of a record, with what its sender may state. Raises InvalidMessage."""
+        result = decode_created(record.value)
+        if self._signer.accepts(record.topic, record.value or b"", record.headers):
+            return result
+        return as_foreign(result)
 
     def _reset(self) -> None:
         self._drop_reader()

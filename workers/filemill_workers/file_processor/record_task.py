@@ -37,6 +37,7 @@ from filemill.domain.messages import (
 from filemill.domain.queues import DEFAULT_QUEUE
 from filemill.domain.records import Record
 from filemill.domain.retry import Reject, Retry, RetryPolicy
+from filemill.domain.signatures import ResultSigner
 from filemill.domain.worker_events import EventKind
 from filemill.errors import AlreadyExists, AttemptFailed, DeadLetterCode, InvalidMessage, PermanentError, Unavailable
 from filemill.handlers.pool import AttemptUsage
@@ -119,6 +120,7 @@ class ProcessingContext(msgspec.Struct, frozen=True):
     queue: str = DEFAULT_QUEUE
     clock: Clock = time.monotonic
     handlers: HandlerContext | None = None
+    signer: ResultSigner = ResultSigner()
 
     def job_seconds(self, file_id: int) -> float:
         """The duration of a file's simulated work. It is the same in each attempt and on each worker."""
@@ -510,8 +512,9 @@ class RecordTask:
 
     async def _publish_result(self, event: FileCreated) -> None:
         trace = header(self.record.headers, TRACEPARENT_HEADER)
+        topic, value = self._context.topics.created, encode(event)
         headers: Headers = [(TRACEPARENT_HEADER, trace.encode())] if trace else []
-        await self._publish(self._context.topics.created, encode(event), headers)
+        await self._publish(topic, value, [*headers, *self._context.signer.headers(topic, value)])
 
     async def _publish(self, topic: str, value: bytes | None, headers: Headers) -> None:
         await self._context.call_broker(lambda: self._context.publish(topic, value, headers))
