@@ -408,7 +408,11 @@ def test_without_the_provider_sessions_go_on_and_the_sign_in_page_says_why_not(
         assert "Try again" in problem
         assert 'href="/sign-in/partner"' in answer.text
     assert second.sign_in(other, "bob", "partner").status_code == 303
-    assert browser.http.post("/sign-out").status_code == 200
+    signed_out = browser.http.post("/sign-out")
+    assert signed_out.status_code == 200
+    assert "may still be signed in" in signed_out.text
+    assert provider.issuer not in signed_out.text  # a browser would show its own error there
+    assert browser.status() == 401
     second.http.close()
 
 

@@ -34,7 +34,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         requested.append(jar.file)
         return _store(jar, staging)
 
-    monkeypatch.setattr(jars, "_fetch", fetch)
+    monkeypatch.setattr(jars, "fetch", fetch)
     return requested
 
 
@@ -65,7 +65,7 @@ def test_a_failed_download_leaves_no_folder(
         return _store(jar, staging)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jars, "_fetch", fail)
+        patch.setattr(jars, "fetch", fail)
         with pytest.raises(DownloadError, match="closed"):
             jars.installed_jars(tmp_path / "cache")
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []

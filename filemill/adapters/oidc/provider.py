@@ -138,8 +138,11 @@ class OidcClient:
         return self._checked(claims)
 
     def end_session_url(self, back_to: str) -> str | None:
-        """Where a browser signs out at the provider; None: the provider has no such address."""
-        endpoint = self.metadata().end_session_endpoint
+        """Where a browser signs out at the provider; None: the provider has no such address.
+
+        As for a sign-in, the metadata is read each time: a browser must not be led to a provider that is unreachable.
+        """
+        endpoint = self.metadata(0).end_session_endpoint
         if endpoint is None:
             return None
         values = {"client_id": self.config.client_id, "post_logout_redirect_uri": back_to}

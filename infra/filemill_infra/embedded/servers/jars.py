@@ -31,17 +31,18 @@ _POLL_SECONDS = 0.2
 
 
 class Jar(NamedTuple):
-    """One line of the lock file."""
+    """One line of the lock file, or an archive of a Maven repository."""
 
     group: str
     artifact: str
     version: str
     sha256: str
+    packaging: str = "jar"
 
     @property
     def file(self) -> str:
         """Its file name in the cache."""
-        return f"{self.artifact}-{self.version}.jar"
+        return f"{self.artifact}-{self.version}.{self.packaging}"
 
 
 class DownloadProgress(NamedTuple):
@@ -144,7 +145,7 @@ def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
             while staging.is_dir():
                 jar = waiting.get_nowait()
                 try:
-                    finished.put(_fetch(jar, staging))
+                    finished.put(fetch(jar, staging))
                 except Exception as error:  # noqa: BLE001 - raised where the results are read
                     finished.put(error)
 
@@ -164,8 +165,8 @@ def _fetch_all(jars: list[Jar], staging: Path) -> Iterator[int]:
         yield outcome
 
 
-def _fetch(jar: Jar, staging: Path) -> int:
-    """Download a jar by jgo into `staging` and check its hash; returns its size in bytes."""
+def fetch(jar: Jar, staging: Path) -> int:
+    """Download a jar by jgo into `staging` and check its hash; returns its size in bytes. Raises DownloadError."""
     # Imported here: they take 0.3 s, and a warm start does not need them.
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
@@ -174,17 +175,18 @@ def _fetch(jar: Jar, staging: Path) -> int:
     # Repositories of the user's jgo configuration come first, for example a company's mirror.
     repositories = {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}
     context = MavenContext(repo_cache=staging / "repository", remote_repos=repositories, timeout=_TIMEOUT_SECONDS)
-    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact()
+    artifact = context.project(jar.group, jar.artifact).at_version(jar.version).artifact(packaging=jar.packaging)
     try:
         path = artifact.resolve()
     except Exception as error:  # jgo raises RuntimeError, requests its own family, urllib3 sometimes too
         raise DownloadError(
             f"{jar.file} could not be downloaded: {error}",
             where=", ".join(repositories.values()),
-            advice="Apache Kafka is downloaded at the first start. Check the network, a proxy (HTTPS_PROXY) and "
+            advice="It is downloaded at the first start. Check the network, a proxy (HTTPS_PROXY) and "
             "its certificates (REQUESTS_CA_BUNDLE), or name a mirror under [repositories] in ~/.config/jgo.conf.",
         ) from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != jar.sha256:
         raise DownloadError(
             f"{jar.file} has another hash: sha256 {digest}, expected {jar.sha256}",
