@@ -385,6 +385,7 @@ def test_too_many_unknown_tokens_get_429(rest: Rest) -> None:
     assert statuses == [401] * 30 + [429]
     answer = rest.client.get("/api/files", headers=bearer(new_token()))
     assert (answer.headers["retry-after"], answer.json()["error"]["code"]) == ("60", "too_many_tries")
+    assert rest.client.get("/healthz", headers=bearer(new_token())).status_code == 200  # no credential opens it
 
 
 def test_a_request_with_a_known_token_needs_no_further_query(

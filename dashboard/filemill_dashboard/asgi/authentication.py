@@ -279,9 +279,7 @@ class Authentication:
             return None if is_public else _without_role(refused, scope)
         except TooManyTries as error:
             log_rejection(path, scope)
-            response = error_response(429, "too_many_tries", str(error))
-            response.headers["Retry-After"] = "60"
-            return response
+            return None if path in PUBLIC_PATHS else _too_many_tries(error)
         except Unavailable as error:
             return None if path in PUBLIC_PATHS else error_response(503, "unavailable", str(error))
 
@@ -301,6 +299,12 @@ class Authentication:
             return await authenticator.sign_in(request)
         except ClientDisconnect:
             return Response(status_code=400)
+
+
+def _too_many_tries(error: TooManyTries) -> Response:
+    response = error_response(429, "too_many_tries", str(error))
+    response.headers["Retry-After"] = "60"
+    return response
 
 
 def cookie_name(scope: Scope, suffix: str = "") -> str:

@@ -79,13 +79,13 @@ _MEANINGS = {
     415: "The Content-Type of the body is not `application/json`",
     421: "The Host header is not a name of this server",
     422: "A field is invalid: `error.field` names it",
-    429: "More than the principal may submit or read at once: wait for `Retry-After` seconds",
+    429: "More than a principal may submit or read at once, or too many unknown tokens: wait `Retry-After` seconds",
     500: "Internal error: see the log of the dashboard",
     502: "The object in the bucket is not the one that was written for this file",
     503: "A server is unreachable: retry after `Retry-After` seconds",
 }
-# Each operation may respond with these: the request filter in front of it, and internal errors.
-_COMMON_STATUSES = (400, 401, 403, 421, 500)
+# Each operation may respond with these: the layers in front of it (filter, sign-in, limits), and internal errors.
+_COMMON_STATUSES = (400, 401, 403, 421, 429, 500)
 _FILE_LIST = {
     "type": "object",
     "required": ["items", "next_cursor", "previous_cursor"],
