@@ -1,10 +1,6 @@
 """The nginx configuration of docs/operations.md, with a real nginx in front of a real dashboard."""
 
-import os
-import re
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,54 +13,24 @@ from websockets.typing import Origin, Subprotocol
 
 from filemill.adapters.postgres.tables import Operation
 from filemill.config.settings import Settings
+from tests.integration.nginx import free_port, start_nginx
 from tests.integration.processes import ProcessGroup, wait_until
 
 START_SECONDS = 60
 NAME = "files.example"
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
 def proxy(settings: Settings, tmp_path: Path) -> Iterator[int]:
     """Nginx's port. TLS is left out: nginx is told that the scheme is https, and the port is one of the system's."""
-    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("no nginx: install the package `nginx-light`")
-        pytest.skip("no nginx")
-    found = re.search(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found is not None
     with ProcessGroup(settings, tmp_path, lambda _pid: None) as processes:
         dashboard = processes.start("dashboard", port=0, public_url=f"https://{NAME}", trusted_proxies="127.0.0.1")
         (line, *_) = wait_until(
             lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the dashboard has started"
         )
         port = free_port()
-        server = re.sub(r"\n +ssl_.*", "", found[1]).replace("443 ssl", f"127.0.0.1:{port}")
-        server = server.replace("http://127.0.0.1:8501", line["url"]).replace("$scheme", "https")
-        temporary = "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        configuration = tmp_path / "nginx.conf"
-        configuration.write_text(
-            f"daemon off; pid {tmp_path}/pid; error_log stderr; master_process off;\nevents {{}}\n"
-            f"http {{ access_log off;\n{temporary}{server} }}"
-        )
-        subprocess.run([program, "-t", "-c", configuration], check=True, capture_output=True)
-        nginx = processes.run("nginx", [program, "-c", str(configuration)], {})
-        wait_until(lambda: _listens(port), START_SECONDS, f"nginx listens\n{nginx.tail()}")
+        start_nginx(processes, tmp_path, line["url"], port)
         yield port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("host", [NAME, f"{NAME}:443"])
