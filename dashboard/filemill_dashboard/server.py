@@ -29,6 +29,7 @@ from filemill.runtime.signals import on_stop_signal
 from filemill_dashboard.asgi.coalescing import CoalescingMiddleware
 from filemill_dashboard.asgi.connections import Connections, connection_limits
 from filemill_dashboard.asgi.modes import authentication
+from filemill_dashboard.asgi.open_pages import OpenPagesLimit
 from filemill_dashboard.asgi.page_changes import FormerPageFilter
 from filemill_dashboard.asgi.protocol import BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
@@ -133,7 +134,8 @@ def build_app(settings: Settings) -> ASGIApp:
     coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
     bounded = HeavyReads(coalesced, settings.heavy_reads)
     authorized = RestAuthorization(bounded, engine, RequestThreads(settings))
-    authenticated = authentication(PathRouter(FormerPageFilter(pages), authorized), services)
+    limited = OpenPagesLimit(FormerPageFilter(pages), services.open_pages)
+    authenticated = authentication(PathRouter(limited, authorized), services)
     filtered = ResponseHeaders(RequestFilter(authenticated, settings))
     return RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))
 

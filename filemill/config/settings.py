@@ -412,6 +412,12 @@ class Settings(BaseSettings):
         "0 with auth=local",
         ge=0,
     )
+    limit_open_pages: int | None = _setting(
+        None,
+        description="Pages that one person may have open at the same time, in one dashboard process; 0: any number. "
+        "Default: 100; 0 with auth=local",
+        ge=0,
+    )
     allow_insecure: bool = _setting(
         False, description="Allow the page to listen beyond loopback without sign-in or with published credentials"
     )
@@ -675,6 +681,13 @@ class Settings(BaseSettings):
         if self.limit_heavy_reads is not None:
             return self.limit_heavy_reads
         return 0 if self.auth == "local" else 1
+
+    @property
+    def open_pages(self) -> int:
+        """Pages of one person at the same time; 0: any number."""
+        if self.limit_open_pages is not None:
+            return self.limit_open_pages
+        return 0 if self.auth == "local" else 100
 
     @property
     def database_url(self) -> str:

@@ -209,13 +209,9 @@ def test_forged_headers_give_nobody_another_name_or_role(
                 assert direct.get("/api/files", headers=headers).status_code == status, address
 
 
-def test_a_session_behind_tls_is_a_secure_cookie_of_this_host(
-    browser: Browser,
-    servers: RunningServers,
-    new_context: Callable[[str], BrowserContext],
-    tmp_path: Path,
+def test_a_session_behind_tls_is_a_secure_cookie_and_opens_a_limited_number_of_pages(
+    servers: RunningServers, new_context: Callable[[str], BrowserContext], tmp_path: Path
 ) -> None:
-    del browser
     settings: Settings = isolated_settings(servers)
     engine = bootstrap.create_engine(settings, "test")
     bootstrap.accounts(engine).add("olga", Role.OPERATOR, PASSWORD, TEST)
@@ -223,7 +219,9 @@ def test_a_session_behind_tls_is_a_secure_cookie_of_this_host(
     port = free_port()
     url = f"https://{NAME}:{port}"
     with ProcessGroup(settings, tmp_path, lambda pid: watch(servers, pid)) as processes:
-        dashboard = processes.start("dashboard", port=0, auth="accounts", public_url=url, trusted_proxies="127.0.0.1")
+        dashboard = processes.start(
+            "dashboard", port=0, auth="accounts", public_url=url, trusted_proxies="127.0.0.1", limit_open_pages=2
+        )
         (entry, *_) = wait_until(lambda: dashboard.lines("Dashboard started"), START_SECONDS, "the page is up")
         start_nginx(processes, tmp_path, entry["url"], port, NAME)
         context = new_context(url)
@@ -236,3 +234,12 @@ def test_a_session_behind_tls_is_a_secure_cookie_of_this_host(
         expect_secure_cookies(context, "__Host-filemill")
         page.goto("/account")
         expect(page.get_by_text("operator", exact=True)).to_be_visible()
+        second, third = context.new_page(), context.new_page()
+        second.goto("/")
+        expect(second.get_by_label("Title")).to_be_visible()
+        third.goto("/")
+        expect(third.get_by_role("alert")).to_contain_text("2 of your pages are open")
+        second.close()
+        expect(third.get_by_label("Title")).to_be_visible()  # it tries again by itself
+        page.goto("/account")
+        expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()

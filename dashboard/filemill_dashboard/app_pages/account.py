@@ -4,8 +4,10 @@ import streamlit as st
 
 from filemill.adapters.postgres.tokens import TokenRow
 from filemill.domain.files import epoch_milliseconds
+from filemill.domain.limits import limit_key
 from filemill.domain.permissions import Permission, Principal, allows
 from filemill.errors import Forbidden, NotFound, Unavailable
+from filemill.services.quotas import UsageView
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.grid import Column, RowAction, TableRow, data_grid
@@ -60,9 +62,18 @@ def _account(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
 
 def _limits(services: Services, viewer: Principal) -> None:
     """Show what the viewer may submit, and how much of it is left."""
+    lines = []
+    pages, key = services.open_pages, limit_key(viewer)
+    if pages.most and key is not None:
+        lines.append(Fact("Open pages", f"{pages.count(key):,} of {pages.most:,}"))
     usage = services.submissions.usage(viewer)
-    if usage is None:
-        return
+    if usage is not None:
+        lines += _submissions(usage)
+    if lines:
+        facts("limits", lines, title="Your limits")
+
+
+def _submissions(usage: UsageView) -> list[Fact]:
     limits, lines = usage.limits, []
     if limits.writes_per_second:
         left = f"{usage.writes_left:,} of {limits.burst:,} left, {limits.writes_per_second:g} more each second"
@@ -71,7 +82,7 @@ def _limits(services: Services, viewer: Principal) -> None:
         lines.append(Fact("Files in flight", f"{usage.files_in_flight:,} of {limits.files_in_flight:,}"))
     if limits.bytes_per_day:
         lines.append(Fact("Bytes today (UTC)", f"{usage.bytes_today:,} of {limits.bytes_per_day:,}"))
-    facts("limits", lines, title="Your limits")
+    return lines
 
 
 def _sessions(services: Services, viewer: Principal) -> None:

@@ -247,7 +247,7 @@ class Authentication:
         path = scope["path"]
         identity = await self._identify(self._authenticator, scope, receive)
         if isinstance(identity, Response):
-            await _send_error(identity, scope, receive, send)
+            await send_error(identity, scope, receive, send)
             return
         if identity is None:
             scope[PRINCIPAL] = msgspec.structs.replace(ANONYMOUS, source=source_of(scope))
@@ -373,7 +373,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         response = error_response(401, "not_signed_in", "sign in, or send an Authorization header with a bearer token")
         response.headers["WWW-Authenticate"] = "Bearer"
-    await _send_error(response, scope, receive, send)
+    await send_error(response, scope, receive, send)
 
 
 def _without_role(refused: NoRole, scope: Scope) -> Response:
@@ -389,7 +389,8 @@ def _wants_page(scope: Scope) -> bool:
     )
 
 
-async def _send_error(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def send_error(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a response, also to the handshake of a WebSocket; if the server cannot do that, the WebSocket is closed."""
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return

@@ -83,6 +83,13 @@ def refused_page(reason: str) -> str:
     return _page("You cannot use filemill", form)
 
 
+def too_many_pages_page(reason: str, retry_seconds: int) -> str:
+    """The page for somebody who has too many pages open. The browser tries again by itself. `reason` is text."""
+    body = f"""<p role="alert">{html.escape(reason)}.</p>
+<p>This page opens when another one is closed.</p>"""
+    return _page("Too many open pages", body, f'<meta http-equiv="refresh" content="{retry_seconds}">')
+
+
 def proxy_page(public_url: str) -> str:
     """The page for a browser that did not come through the proxy that signs people in."""
     where = html.escape(public_url)

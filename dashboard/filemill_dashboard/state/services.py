@@ -28,6 +28,7 @@ from filemill.services.offset_reset import OffsetReset
 from filemill.services.operations import Operations
 from filemill.services.submissions import Submissions
 from filemill.services.tokens import TokenLookup, Tokens
+from filemill_dashboard.state.open_pages import OpenPages
 from filemill_workers.outbox_relay import RelayState
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Services:
         self.settings = settings
         self._engine = engine
         self._relay = relay
+        self.open_pages = OpenPages(settings.open_pages)
 
     @cached_property
     def s3(self) -> "S3Client":
