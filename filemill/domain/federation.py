@@ -50,6 +50,13 @@ def account_names(provider: str, claims: Mapping[str, Any]) -> tuple[str, str]:
     return name, f"{name}~{digest[:16]}"
 
 
+def provider_session(claims: Mapping[str, Any]) -> str | None:
+    """The id of the session at the provider; None: the provider names none that is usable."""
+    found = claims.get("sid")
+    usable = isinstance(found, str) and found.isprintable() and 0 < len(found) <= SUBJECT_MAX_CHARACTERS
+    return found if usable else None
+
+
 def unverified_issuer(token: str) -> str | None:
     """The issuer that a token names, before its signature is verified; None: it names none."""
     payload = token.split(".")[1] if token.count(".") == 2 else ""

@@ -224,14 +224,16 @@ class Sessions:
         log.info("Signed in", account=known, address=address)
         return secret
 
-    def open(self, account: int, address: str, former: str, lasts: timedelta) -> str:
+    def open(
+        self, account: int, address: str, former: str, lasts: timedelta, provider_session: str | None = None
+    ) -> str:
         """Start a session of an account; returns its secret. The session of the secret `former` ends."""
         secret = secrets.token_urlsafe(32)
 
         def store(connection: sa.Connection) -> None:
             if former:
                 rows.delete_sessions(connection, key=session_key(former))
-            rows.insert_session(connection, session_key(secret), account, address, lasts)
+            rows.insert_session(connection, session_key(secret), account, address, lasts, provider_session)
 
         in_transaction(self._engine, store)
         self._cache.forget(session_key(former))
@@ -245,6 +247,16 @@ class Sessions:
             rows.delete_sessions(connection, key=key)
         self._cache.forget(key)
         return issuer
+
+    def end_of_provider(self, issuer: str, subject: str, provider_session: str | None) -> int:
+        """End the sessions that belong to one at a provider; None: all of its subject. Returns how many."""
+        ended = in_transaction(
+            self._engine,
+            lambda connection: rows.end_provider_sessions(connection, issuer, subject, provider_session),
+        )
+        for key in ended:
+            self._cache.forget(key)
+        return len(ended)
 
     def list_own(self, principal: Principal) -> list[rows.OwnSession]:
         """The principal's sessions, the latest used first. Raises Forbidden, Unavailable."""

@@ -16,7 +16,14 @@ from filemill.adapters.postgres import accounts as rows
 from filemill.adapters.postgres.connection import in_transaction
 from filemill.config.oidc import OidcProvider
 from filemill.domain.accounts import ATTEMPT_MAX, PROVIDER_SESSION_MAX, TRIES_PER_ADDRESS
-from filemill.domain.federation import account_label, account_names, claim_values, highest_role, unverified_issuer
+from filemill.domain.federation import (
+    account_label,
+    account_names,
+    claim_values,
+    highest_role,
+    provider_session,
+    unverified_issuer,
+)
 from filemill.domain.permissions import Principal, RequestSource, Role
 from filemill.errors import Unavailable
 from filemill.services.accounts import PrincipalCache, Sessions, TooManyTries, session_key
@@ -43,6 +50,9 @@ class IdentityProvider(Protocol):
 
     def verify_access_token(self, token: str) -> Mapping[str, Any]:
         """The claims of an access token. Raises InvalidToken."""
+
+    def verify_logout_token(self, token: str) -> Mapping[str, Any]:
+        """The claims of a logout token. Raises InvalidToken."""
 
     def end_session_url(self, back_to: str) -> str | None:
         """Where a browser signs out at the provider."""
@@ -119,7 +129,9 @@ class Federation:
             answer["code"], _derived(secret, "verifier"), _derived(secret, "nonce"), answer.get("iss")
         )
         account = self._account(name, provider, claims, source)
-        session = self._sessions.open(account.id, source.address, former, PROVIDER_SESSION_MAX)
+        session = self._sessions.open(
+            account.id, source.address, former, PROVIDER_SESSION_MAX, provider_session(claims)
+        )
         log.info("Signed in", account=account.name, address=source.address)
         return session
 
@@ -143,6 +155,17 @@ class Federation:
                 except Unavailable as error:
                     log.warning("Cannot sign out at a provider", provider=provider.label, error=str(error))
         return None
+
+    def back_channel_logout(self, name: str, token: str) -> int:
+        """End the sessions that a provider's logout token names; returns how many.
+
+        Raises SignInRefused, InvalidToken, Unavailable.
+        """
+        provider = self._provider(name)
+        claims = provider.verify_logout_token(token)
+        ended = self._sessions.end_of_provider(provider.config.issuer, str(claims["sub"]), provider_session(claims))
+        log.info("Signed out by the provider", provider=name, subject=claims["sub"], sessions=ended)
+        return ended
 
     def _provider(self, name: str) -> IdentityProvider:
         found = self._providers.get(name)

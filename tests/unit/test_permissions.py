@@ -36,6 +36,7 @@ WITHOUT_PRINCIPAL = {
     "accounts.Sessions.find": "it determines the principal",
     "tokens.TokenLookup.find": "it determines the principal",
     "accounts.Sessions.open": "part of a sign-in",
+    "accounts.Sessions.end_of_provider": "the provider decides, by a signed token",
     "accounts.Sessions.count_tries": "part of a sign-in",
     "audit.record": "part of a use case",
     "audit.record_files": "part of a use case",

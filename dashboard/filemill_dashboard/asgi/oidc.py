@@ -22,6 +22,7 @@ from filemill_dashboard.asgi.authentication import (
     cookie_of,
     identity_of_cookie,
     log_rejection,
+    read_form,
     set_cookie,
     signed_in,
 )
@@ -32,6 +33,8 @@ from filemill_dashboard.state.identity import Identity
 
 # The cookie that ties a sign-in to the browser in which it began.
 ATTEMPT_SUFFIX = "-sign-in"
+# Below `/sign-in/PROVIDER/`: where a provider says that somebody has signed out there.
+BACK_CHANNEL = "back-channel-logout"
 # Requests to providers at the same time, each of which may take seconds.
 PROVIDER_REQUESTS = 8
 PARAMETERS_MAX = 20
@@ -73,11 +76,14 @@ class OidcAuthenticator:
 
     async def sign_in(self, request: Request) -> Response:
         """The page with the providers, the way to one of them, or the way back."""
-        if request.method != "GET":
-            response = error_response(405, "method_not_allowed", "allowed: GET")
-            response.headers["Allow"] = "GET"
-            return response
         name, _, rest = request.scope["path"].removeprefix(SIGN_IN).removeprefix("/").partition("/")
+        allowed = "POST" if rest == BACK_CHANNEL else "GET"
+        if request.method != allowed:
+            response = error_response(405, "method_not_allowed", f"allowed: {allowed}")
+            response.headers["Allow"] = allowed
+            return response
+        if rest == BACK_CHANNEL:
+            return await self._back_channel_logout(request, name)
         if not name and not rest:
             return self._page("", 200)
         if rest not in {"", "callback"}:
@@ -109,6 +115,21 @@ class OidcAuthenticator:
             back_to = f"{self._public_url}{SIGN_IN}"
             url = await to_thread.run_sync(self._federation.sign_out, secret, back_to, limiter=self._limiter)
         return HTMLResponse(signed_out_page(url, everywhere=False))
+
+    async def _back_channel_logout(self, request: Request, name: str) -> Response:
+        """The provider itself, not a browser, says that somebody has signed out there."""
+        token = (await read_form(request)).get("logout_token", "")
+        try:
+            await to_thread.run_sync(self._federation.back_channel_logout, name, token, limiter=self._limiter)
+        except (InvalidToken, SignInRefused) as error:
+            log_rejection(request.scope["path"], request.scope)
+            response = error_response(400, "invalid_logout_token", str(error))
+        except Unavailable as error:
+            response = error_response(503, "unavailable", str(error))
+        else:
+            response = Response(status_code=200)
+        response.headers["Cache-Control"] = "no-store"
+        return response
 
     async def _begin(self, request: Request, name: str) -> Response:
         scope = request.scope

@@ -36,6 +36,11 @@ KEY_TYPES = frozenset({"RSA", "EC", "OKP"})
 ACCESS_TOKEN_TYPES = frozenset({"", "jwt", "at+jwt", "application/at+jwt"})
 
 
+# Of back-channel logout; older providers use the general type.
+LOGOUT_TOKEN_TYPES = frozenset({"", "jwt", "logout+jwt", "application/logout+jwt"})
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+
+
 class Metadata(msgspec.Struct, frozen=True):
     """What the provider says about itself."""
 
@@ -136,6 +141,18 @@ class OidcClient:
             raise InvalidToken("the token is not an access token")
         claims = CodeIDToken(decoded.claims, decoded.header, self._options(self.config.api_audience))
         return self._checked(claims)
+
+    def verify_logout_token(self, token: str) -> Mapping[str, Any]:
+        """The claims of a logout token for us (OpenID Connect Back-Channel Logout 1.0). Raises InvalidToken."""
+        decoded = self._decode(token, KEYS_MIN_SECONDS)
+        if str(decoded.header.get("typ", "")).lower() not in LOGOUT_TOKEN_TYPES:
+            raise InvalidToken("the token is not a logout token")
+        claims = self._checked(CodeIDToken(decoded.claims, decoded.header, self._options(self.config.client_id)))
+        events = claims.get("events")
+        # An ID token has a nonce and no events.
+        if "nonce" in claims or not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+            raise InvalidToken("the token is not a logout token")
+        return claims
 
     def end_session_url(self, back_to: str) -> str | None:
         """Where a browser signs out at the provider; None: the provider has no such address.

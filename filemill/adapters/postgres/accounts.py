@@ -83,8 +83,16 @@ _END_OWN = sa.text("""
     RETURNING key
 """)
 _CREATE_SESSION = sa.text("""
-    INSERT INTO sessions (key, account_id, address, expires_at)
-    VALUES (:key, :account, :address, now() + CAST(:most AS interval))
+    INSERT INTO sessions (key, account_id, address, expires_at, provider_session)
+    VALUES (:key, :account, :address, now() + CAST(:most AS interval), :provider_session)
+""")
+# Sessions that do not know the provider's session end with each of them.
+_END_AT_PROVIDER = sa.text("""
+    DELETE FROM sessions USING accounts
+    WHERE sessions.account_id = accounts.id AND accounts.issuer = :issuer AND accounts.subject = :subject
+        AND (provider_session = :provider_session OR provider_session IS NULL
+            OR CAST(:provider_session AS text) IS NULL)
+    RETURNING sessions.key
 """)
 _DELETE_EXPIRED = sa.text("DELETE FROM sessions WHERE expires_at < now()")
 _FIND_IDENTITY = sa.text("""
@@ -181,9 +189,17 @@ def take_attempt(connection: sa.Connection, key: bytes, provider: str) -> bool:
     return connection.execute(_TAKE_ATTEMPT, {"key": key, "provider": provider}).one_or_none() is not None
 
 
-def insert_session(connection: sa.Connection, key: bytes, account: int, address: str, most: timedelta) -> None:
+def insert_session(
+    connection: sa.Connection,
+    key: bytes,
+    account: int,
+    address: str,
+    most: timedelta,
+    provider_session: str | None = None,
+) -> None:
     """Insert a session, and delete those that have expired."""
-    connection.execute(_CREATE_SESSION, {"key": key, "account": account, "address": address, "most": most})
+    values = {"key": key, "account": account, "address": address, "most": most, "provider_session": provider_session}
+    connection.execute(_CREATE_SESSION, values)
     connection.execute(_DELETE_EXPIRED)
 
 
@@ -201,6 +217,14 @@ def own_sessions(connection: sa.Connection, name: str, idle: timedelta) -> list[
 def end_own_session(connection: sa.Connection, name: str, session: str) -> list[bytes]:
     """Delete a session of an account; returns its key."""
     return list(connection.execute(_END_OWN, {"name": name, "id": session}).scalars())
+
+
+def end_provider_sessions(
+    connection: sa.Connection, issuer: str, subject: str, provider_session: str | None
+) -> list[bytes]:
+    """Delete the sessions that belong to one at a provider; None: to any of this subject. Returns their keys."""
+    values = {"issuer": issuer, "subject": subject, "provider_session": provider_session}
+    return list(connection.execute(_END_AT_PROVIDER, values).scalars())
 
 
 def touch_session(connection: sa.Connection, key: bytes) -> None:

@@ -476,7 +476,10 @@ class Account(Base):
 
 
 class SignInSession(Base):
-    """A browser that has signed in. The secret in its cookie is not stored, only its hash."""
+    """A browser that has signed in. The secret in its cookie is not stored, only its hash.
+
+    `provider_session` is the id of the session at the provider, if it named one.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (Index("sessions_by_account", "account_id"), Index("sessions_by_expiry", "expires_at"))
@@ -487,6 +490,7 @@ class SignInSession(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     used_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
+    provider_session: Mapped[str | None]
 
 
 class PersonalToken(Base):
