@@ -23,7 +23,7 @@ from tests.integration.test_openapi import SEED
 from tests.integration.test_rest_process import dashboard
 from tests.principals import TEST
 
-EXAMPLES = "10"
+EXAMPLES = "5"
 RUN_SECONDS = 240
 # More files than the small numbers that schemathesis likes, so that many requests name a file of somebody else.
 FILES = 40
