@@ -1,4 +1,7 @@
-"""Security headers of every response: what a browser may do with it, and which pages may read it."""
+"""Security headers of every response: what a browser may do with it, and which pages may read it.
+
+Behind TLS, each cookie is `Secure`. Streamlit sets one against forged requests, and knows nothing of a proxy with TLS.
+"""
 
 import base64
 import hashlib
@@ -44,10 +47,19 @@ class ResponseHeaders:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [header for header in message.get("headers", ()) if header[0] not in self._names]
+                if scope["scheme"] == "https":
+                    kept = [_for_tls_only(header) for header in kept]
                 message["headers"] = [*kept, *added]
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+def _for_tls_only(header: Header) -> Header:
+    name, value = header
+    if name != b"set-cookie" or re.search(rb";\s*secure\s*(;|$)", value, re.IGNORECASE):
+        return header
+    return name, value + b"; Secure"
 
 
 def _encoded(secure: Secure) -> list[Header]:
