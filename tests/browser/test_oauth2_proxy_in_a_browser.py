@@ -168,6 +168,38 @@ def request_from_outside(
 
 @pytest.mark.slow(reason="Go builds oauth2-proxy, which takes minutes")
 @pytest.mark.timeout(BUILD_SECONDS + 300)
+def test_people_come_through_oauth2_proxy_with_name_and_role(
+    new_context: Callable[[str], BrowserContext], proxied: Site, tmp_path: Path
+) -> None:
+    context = new_context(proxied.url)
+    page = sign_in(context, "ann")
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    expect(page).to_have_url(f"{proxied.url}/")
+    page.goto("/account")
+    expect(page.get_by_text("proxy:ann (ann@example.org)", exact=True)).to_be_visible()
+    expect(page.get_by_text("operator", exact=True)).to_be_visible()
+    page.screenshot(path=tmp_path / "operator.png")
+    assert any(url.startswith(f"wss://{NAME}:") for url in sockets)
+    page.goto("/")
+    page.get_by_label("Title").fill("Through two proxies")
+    page.get_by_role("button", name="Create file").click()
+    expect(page.get_by_text("created")).to_be_visible()
+    expect_secure_cookies(context, "__Host-oauth2-proxy")
+
+    viewer = sign_in(new_context(proxied.url), "bob")
+    expect(viewer.get_by_role("button", name="Create file")).to_be_disabled()
+    nobody = sign_in(new_context(proxied.url), "eve")
+    expect(nobody.get_by_role("alert")).to_contain_text("eve is signed in, but has no role in filemill")
+
+    page.goto("/sign-out")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name=re.compile("Sign in with"))).to_be_visible()
+    assert request_from_outside(proxied, "GET", {}, context).status_code in {401, 403}
+
+
+@pytest.mark.slow(reason="Go builds oauth2-proxy, which takes minutes")
+@pytest.mark.timeout(BUILD_SECONDS + 300)
 def test_forged_headers_give_nobody_another_name_or_role(
     new_context: Callable[[str], BrowserContext], proxied: Site
 ) -> None:
