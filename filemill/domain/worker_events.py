@@ -58,6 +58,19 @@ class EventKind(enum.StrEnum):
     STOPPED = "stopped"
 
 
+# The events that say which partitions a worker owns after them.
+OWNERSHIP_KINDS = frozenset(
+    {
+        EventKind.STARTED,
+        EventKind.ASSIGNED,
+        EventKind.REVOKED,
+        EventKind.LOST,
+        EventKind.HEARTBEAT,
+        EventKind.STOPPED,
+    }
+)
+
+
 class OldestRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The oldest unfinished record of a partition that a worker owns, and for how many seconds it has been the oldest.
 
@@ -108,10 +121,11 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw
 
 
 class WorkerEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One event. `partitions` are those that the event concerns, `owned` all that the worker owns after it.
+    """One event. `partitions` are those that the event concerns.
 
-    Partitions, epoch and offset are those of the topic of `queue`. `handlers` are all that the worker has; it announces
-    them at its start and again at intervals, so that a new dashboard learns them.
+    `owned` are all partitions that the worker owns after it, if its kind is one of `OWNERSHIP_KINDS`. Partitions, epoch
+    and offset are those of the topic of `queue`. `handlers` are all that the worker has; it announces them at its start
+    and again at intervals, so that a new dashboard learns them.
 
     On Kafka `timestamp` is by the worker's clock, in the database by the database's. `skew_seconds` is how far the
     worker's clock was ahead (negative: behind). A `skew_seconds` that a worker sends is overwritten.

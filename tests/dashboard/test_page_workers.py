@@ -127,6 +127,23 @@ def test_an_outage_of_kafka_makes_every_state_unknown(
     assert tiles == {"All workers": 2, **unknown}
 
 
+@pytest.mark.parametrize(
+    "kind", [EventKind.BREAKER_OPENED, EventKind.RETRYING, EventKind.HANDLERS, EventKind.DEAD_LETTERED]
+)
+def test_an_event_that_does_not_name_the_partitions_of_a_worker_keeps_them(
+    kind: EventKind, settings: Settings, engine: sa.Engine
+) -> None:
+    heartbeat(engine, "processor-1", ago=2, owned=[0, 2])
+    store_event(engine, "processor-1", kind, ago=1)
+    with engine.connect() as connection:
+        (worker,) = list_workers(connection, WorkerQuery())
+    assert worker.owned == [0, 2]
+    store_event(engine, "processor-1", EventKind.REVOKED, ago=0.5, owned=[])
+    store_event(engine, "processor-1", kind, ago=0.4)
+    with engine.connect() as connection:
+        assert list_workers(connection, WorkerQuery())[0].owned == []
+
+
 def test_without_a_status_sync_no_worker_is_called_dead(
     settings: Settings, engine: sa.Engine, open_page: OpenPage
 ) -> None:

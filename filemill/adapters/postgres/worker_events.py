@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from filemill.domain.queues import DEFAULT_QUEUE
-from filemill.domain.worker_events import EventKind, WorkerEvent
+from filemill.domain.worker_events import OWNERSHIP_KINDS, EventKind, WorkerEvent
 from filemill.ports import ReceivedEvent
 
 _STORE = sa.text("""
@@ -25,7 +25,12 @@ _UPDATE_WORKER = sa.text("""
         started_at = coalesce(excluded.started_at, known.started_at),
         heard_at = excluded.heard_at,
         kind = excluded.kind,
-        body = CASE WHEN :of_worker THEN excluded.body ELSE known.body END,
+        body = CASE
+            WHEN NOT :of_worker THEN known.body
+            WHEN :of_partitions THEN excluded.body
+            ELSE excluded.body || jsonb_strip_nulls(
+                jsonb_build_object('owned', known.body -> 'owned', 'epoch', known.body -> 'epoch'))
+        END,
         vitals = coalesce(excluded.vitals, CASE WHEN excluded.starts > 0 THEN NULL ELSE known.vitals END),
         starts = known.starts + excluded.starts
     WHERE excluded.heard_at >= known.heard_at OR known.heard_at > now()
@@ -113,6 +118,11 @@ def _update_worker(connection: sa.Connection, events: list[WorkerEvent]) -> None
     last = events[-1]
     # `owned` and `epoch` of the worker's row are those of the queue `default`; a heartbeat has those of all queues.
     of_worker = [event for event in events if event.queue == DEFAULT_QUEUE]
+    # Other kinds of events do not say which partitions the worker owns.
+    of_partitions = [event for event in of_worker if event.kind in OWNERSHIP_KINDS]
+    body = (of_worker or [last])[-1]
+    if of_partitions:
+        body = msgspec.structs.replace(body, owned=of_partitions[-1].owned, epoch=of_partitions[-1].epoch)
     starts = [event.timestamp for event in events if event.kind is EventKind.STARTED]
     vitals = next((event.vitals for event in reversed(events) if event.vitals is not None), None)
     connection.execute(
@@ -122,8 +132,9 @@ def _update_worker(connection: sa.Connection, events: list[WorkerEvent]) -> None
             "started_at": starts[-1] if starts else None,
             "heard_at": last.timestamp,
             "kind": last.kind.value,
-            "body": msgspec.json.encode((of_worker or [last])[-1]).decode(),
+            "body": msgspec.json.encode(body).decode(),
             "of_worker": bool(of_worker),
+            "of_partitions": bool(of_partitions),
             "vitals": msgspec.json.encode(vitals).decode() if vitals is not None else None,
             "starts": len(starts),
         },
