@@ -26,6 +26,7 @@ from filemill.config.exposure import check_exposure
 from filemill.config.settings import InvalidSettings, Settings
 from filemill.entrypoints import bootstrap
 from filemill.runtime.signals import on_stop_signal
+from filemill_dashboard.asgi.base_url import BaseUrl
 from filemill_dashboard.asgi.coalescing import CoalescingMiddleware
 from filemill_dashboard.asgi.connections import Connections, connection_limits
 from filemill_dashboard.asgi.modes import authentication
@@ -134,7 +135,7 @@ def build_app(settings: Settings) -> ASGIApp:
     coalesced = CoalescingMiddleware(rest, own_files_only=settings.own_files_only)
     bounded = HeavyReads(coalesced, settings.heavy_reads)
     authorized = RestAuthorization(bounded, engine, RequestThreads(settings))
-    limited = OpenPagesLimit(FormerPageFilter(pages), services.open_pages)
+    limited = OpenPagesLimit(BaseUrl(FormerPageFilter(pages)), services.open_pages)
     authenticated = authentication(PathRouter(limited, authorized), services)
     filtered = ResponseHeaders(RequestFilter(authenticated, settings))
     return RequestIds(filtered, TrustedProxies(settings.trusted_proxy_networks))

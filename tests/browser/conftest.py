@@ -4,7 +4,6 @@ The fixtures end with the package: Playwright runs an event loop on this thread,
 and an idle pipeline would slow other tests down.
 """
 
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +18,6 @@ PROCESSING_SECONDS = 3
 START_SECONDS = 60
 # Time to render a page on a busy machine.
 PAGE_MILLISECONDS = 30_000
-BASE_PATH_PROBE = re.compile(r"/[a-z]+/_stcore/(health|host-config)$")
 
 
 @pytest.fixture(scope="package")
@@ -52,13 +50,10 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 def watch_console(page: Page, errors: list[str]) -> None:
-    """Collect the errors of a page's console, including violations of its content security policy.
-
-    Streamlit always probes for its base path below the page's own path, and these probes fail.
-    """
+    """Collect the errors of a page's console, including violations of its content security policy."""
 
     def on_console(message: ConsoleMessage) -> None:
-        if message.type == "error" and not BASE_PATH_PROBE.search(message.location["url"]):
+        if message.type == "error":
             errors.append(f"{page.url}: {message.text} ({message.location['url']})")
 
     page.on("console", on_console)

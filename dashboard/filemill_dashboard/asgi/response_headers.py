@@ -21,6 +21,8 @@ from secure import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from filemill_dashboard.asgi import base_url
+
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 # Responses with data: neither a browser nor a proxy may store them.
 _NO_STORE_PATHS = ("/api", "/healthz", "/readyz")
@@ -103,7 +105,7 @@ def _policy_of_pages() -> ContentSecurityPolicy:
 
 
 def _hashes_of_inline_scripts() -> list[str]:
-    """The hashes of the inline scripts in the page of the installed Streamlit."""
+    """The hashes of the inline scripts in the page of the installed Streamlit, and of the one that is added to it."""
     page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
-    digests = [hashlib.sha256(script.encode()).digest() for script in _INLINE_SCRIPT.findall(page)]
+    digests = [hashlib.sha256(script.encode()).digest() for script in [*_INLINE_SCRIPT.findall(page), base_url.SCRIPT]]
     return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
