@@ -78,6 +78,22 @@ def test_a_page_does_not_overflow_its_window(width: int, scheme: str, browser: B
     context.close()
 
 
+def test_the_names_of_the_servers_fit_at_1440_pixels_with_another_entry(page: Page) -> None:
+    """With sign-in, the navigation has ten entries: Account is the last."""
+    page.goto("/workers")
+    expect(page.locator(".age")).to_be_visible()
+    page.evaluate("""() => {
+      const entries = document.querySelectorAll('.st-key-nav .stElementContainer');
+      const copy = entries[entries.length - 1].cloneNode(true);
+      copy.querySelector('p').textContent = 'Account';
+      entries[entries.length - 1].after(copy);
+    }""")
+    for name in ("PostgreSQL", "Kafka", "S3"):
+        expect(page.locator(".server").filter(has_text=name).locator(".name")).to_be_visible()
+    nav = page.locator(".st-key-nav")
+    assert nav.evaluate("(node) => node.scrollWidth - node.clientWidth") <= 0
+
+
 def test_a_blank_page_is_reloaded_with_its_url(page: Page) -> None:
     page.goto("/workers?state=idle")
     expect(page.locator(".age")).to_be_visible()

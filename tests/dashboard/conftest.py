@@ -114,7 +114,7 @@ OpenPage = Callable[..., Page]
 
 def _finish_reads(data: PageData) -> None:
     """Wait for the reads in progress: a connection that is returned after the engine is disposed of stays open."""
-    for pool in (data._pool, data._health_pool):
+    for pool in data._pools.values():
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -142,3 +142,13 @@ def test_foreign_members_may_share_a_client_id() -> None:
 def test_the_state_of_a_group_has_a_name_and_a_tone(state: str, protocol: str, text: str, tone: str) -> None:
     view = view_group(group_of(("w1", [0]), state=state, protocol=protocol), {})
     assert (view.state, view.tone) == (text, tone)
+
+
+def test_a_sample_of_the_group_from_before_an_outage_does_not_describe_the_present() -> None:
+    tracker = ViewTracker()
+    assert tracker.observe(0, frozenset(), sync_active=True).group_known(1000)
+    assert not tracker.observe(10, frozenset({"kafka"}), sync_active=True).group_known(1)
+    back = tracker.observe(13, frozenset({"s3"}), sync_active=False)
+    assert not back.group_known(3.5)
+    assert back.group_known(2.5)
+    assert back.group_known(None)

@@ -57,6 +57,7 @@ RESOLVED = {
 NOT_REPLAYABLE = (
     "No dead letter can be replayed: each file was retried, deleted or is not failed, or the record names no file."
 )
+_UNREACHABLE = ("Kafka is unreachable", "The dead letters appear when it responds again.")
 _DISMISS_REQUESTED = "dismiss_requested"
 _OUTCOME = "dead_letters_outcome"
 
@@ -72,6 +73,11 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
             queue = queue_filter(data)
             text = search_box("Search", "Reason, or #id of a file", "find", live="300ms", width=220)
             view = select_option("Show", VIEWS, VIEWS[0], "view")
+    away = "kafka" in data.visibility().unreachable
+    if reading.value is None and away:  # a banner says so
+        show_notices("dead-letters-notice", [])
+        data_grid("letters", COLUMNS, [], label="Dead letters", empty=_UNREACHABLE)
+        return
     if reading.value is None:
         title = "Waiting for Kafka" if reading.error is None else "The dead letters cannot be read"
         show_notices(
@@ -80,7 +86,7 @@ def _dead_letters(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
         )
         return
     # An outage of Kafka has its own banner, which moves no row.
-    error = None if "kafka" in data.visibility().unreachable else reading.error
+    error = None if away else reading.error
     warning = [Notice("warn", "Showing stale data", error)] if error else []
     show_notices("dead-letters-notice", warning)
     topic = topic_of(queue, data.services.settings.all_queues)

@@ -14,6 +14,7 @@ from filemill_dashboard.components.facts import facts
 from filemill_dashboard.components.file_actions import file_actions, last_outcome
 from filemill_dashboard.components.file_details import file_facts, gone_notice
 from filemill_dashboard.components.file_header import file_header
+from filemill_dashboard.components.file_table import download_refusal
 from filemill_dashboard.components.grid import Column, TableRow, data_grid
 from filemill_dashboard.components.job_details import job_details
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
@@ -53,7 +54,7 @@ def _file(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
     overview = snapshot.value.overview if snapshot.value else None
     workers = _workers_of(data, story, overview)
     with st.container(key="file-head", horizontal=True, vertical_alignment="center"):
-        file_header(story.file, stale=stale)
+        file_header(story.file, stale=stale, download_refusal=download_refusal(data.visibility()))
         file_actions(data, story.file, gone=is_record_gone(story, overview, workers))
     show_inline_notice("file-outcome", last_outcome(file_id))
     if diagram is not None:

@@ -12,7 +12,7 @@ from filemill_dashboard.components.bulk_actions import bulk_dialog, bulk_menu
 from filemill_dashboard.components.file_actions import act_on_files
 from filemill_dashboard.components.file_details import file_details
 from filemill_dashboard.components.file_form import created_file, file_form, note_created
-from filemill_dashboard.components.file_table import file_table
+from filemill_dashboard.components.file_table import download_refusal, file_table
 from filemill_dashboard.components.job_dialog import job_button, job_dialog
 from filemill_dashboard.components.queue_filter import KEY as QUEUE
 from filemill_dashboard.components.queue_filter import queue_filter
@@ -80,6 +80,7 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         with tiles:
             _tiles(data, snapshot, status, search, queue)
         bulk_menu(FileSelection(status, search, queue))
+    unreachable = "PostgreSQL is unreachable" if "postgres" in data.visibility().unreachable else ""
     cursor = st.query_params.get("cursor") or None
     query = FileQuery(status, search, cursor, st.query_params.get("sort") == OLDEST, queue=queue)
     reading = _read(data, query)
@@ -95,8 +96,9 @@ def _list(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
         on_page=lambda cursor: update_view(cursor=cursor),
         on_sort=lambda: update_view(sort="" if query.oldest_first else OLDEST),
         on_act=lambda action, ids: _act(data, action, ids),
-        refusal=why_not_act,
+        refusal=lambda action, owner: why_not_act(action, owner) or unreachable,
         deleting=data.deletions.waiting_files(),
+        no_download=download_refusal(data.visibility()),
     )
     if (notice := st.session_state.pop(_OUTCOME, None)) is not None:
         st.toast(f"{notice.title}. {notice.text}".strip())

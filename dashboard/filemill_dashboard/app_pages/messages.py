@@ -31,19 +31,26 @@ COLUMNS = [
     Column("headers", "Headers", "mono", 96, hide_below=700),
 ]
 
+_UNREACHABLE = ("Kafka is unreachable", "The records appear when it responds again.")
+
 
 def _messages(data: PageData, _snapshot: CachedValue[Snapshot]) -> None:
     look = _read_controls(data)
     if look is None:
         return
+    away = "kafka" in data.visibility().unreachable
     reading = data.browse(look)
     view, stale = reading.value, reading.error is not None
+    if view is None and away:  # a banner says so
+        show_notices("messages-notice", [])
+        data_grid("messages", COLUMNS, [], label="Messages", empty=_UNREACHABLE)
+        return
     if view is None:
         title = "Reading …" if reading.error is None else "The topic cannot be read"
         show_notices("messages-notice", [Notice("warn", title, reading.error or "")])
         return
     # An outage of Kafka has its own banner, which moves no row.
-    error = None if "kafka" in data.visibility().unreachable else reading.error
+    error = None if away else reading.error
     show_notices("messages-notice", [Notice("warn", "Showing stale data", error)] if error else [])
     _page_bar(view, look)
     data_grid(

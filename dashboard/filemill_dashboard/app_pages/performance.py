@@ -209,7 +209,8 @@ def _ledger(ledger: Ledger | None, *, stale: bool) -> None:
     balanced = Notice(
         "good", "The ledger balances", "Checked by database rows only; `filemill verify` also checks Kafka and S3."
     )
-    show_notices("ledger-notices", notices or [balanced])
+    # What is stale is no reason for advice, and a banner names the cause.
+    show_notices("ledger-notices", [] if stale else notices or [balanced])
 
 
 def _id_list(ids: Sequence[int]) -> str:

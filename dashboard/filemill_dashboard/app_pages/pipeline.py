@@ -56,8 +56,9 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
     visibility = data.visibility()
     known = _known_group(data, overview, visibility)
     # What is learned through Kafka is dimmed while it is unknown; rows of PostgreSQL are not.
-    dimmed = stale or not visibility.events_known
-    flow_strip(snapshot, stale=stale, readers=known.readers if known else None, visibility=visibility)
+    dimmed = stale or not _group_known(overview, reading, visibility)
+    readers = known.readers if known else None
+    flow_strip(snapshot, stale=stale, readers=readers, visibility=visibility, group_known=not dimmed)
     lost = overview.lost_requests if overview and not stale and visibility.settled else None
     show_notices("losses", [_notice(one) for one in lost_requests(lost)])
     if lost:
@@ -81,6 +82,12 @@ def _pipeline(data: PageData, reading: CachedValue[Snapshot]) -> None:
             facts("group", lines, title="Consumer group", stale=dimmed)
     if st.session_state.pop("open_dialog", False):
         st.rerun(scope="app")  # the next refresh would close a dialog that a fragment opened
+
+
+def _group_known(overview: Overview | None, reading: CachedValue[Snapshot], visibility: Visibility) -> bool:
+    """Whether the latest sample of the group describes the present."""
+    group = overview.group if overview else None
+    return visibility.group_known(None if group is None else group.age_seconds + (reading.age_seconds or 0.0))
 
 
 def _known_group(data: PageData, overview: Overview | None, visibility: Visibility) -> GroupView | None:
@@ -198,6 +205,7 @@ def _group_facts(
     lags = overview.lags if overview else None
     since = reading.age_seconds or 0.0
     old = is_stale(group, data.services.settings.monitor_interval_seconds)
+    old = old or not _group_known(overview, reading, visibility)
     unknown = f"unknown: {visibility.obstacle}" if visibility.cause else "unknown: not sampled" if old else ""
     state = Fact("State", None) if known is None else Fact("State", known.state, tone=known.tone)
     if unknown and group is not None:

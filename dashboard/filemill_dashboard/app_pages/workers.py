@@ -40,7 +40,7 @@ from filemill_dashboard.views.durations import format_duration, format_rounded
 from filemill_dashboard.views.file_timeline import TimelineEntry
 from filemill_dashboard.views.plurals import counted
 from filemill_dashboard.views.process_story import ends_of, process_entries
-from filemill_dashboard.views.visibility import ShownState, Visibility, shown_counts
+from filemill_dashboard.views.visibility import SETTLE_SECONDS, ShownState, Visibility, shown_counts
 
 PAGE_WORKERS = 50
 PARTITIONS_SHOWN = 12
@@ -82,7 +82,7 @@ ELSEWHERE = "Stop it where it was started"
 # The name takes the remaining width, at least 150 pixels. The details of a worker show what a narrow table hides.
 COLUMNS = [
     Column("id", "Worker"),
-    Column("state", "State", "badge", 112),
+    Column("state", "State", "badge", 132),
     Column("last_event", "Last event", "ago", 92, title="Last heartbeat or other event"),
     Column("owned", "Partitions", "chips", 132),
     Column("in_flight", "In flight", "number", 84, title="Records that it is processing"),
@@ -132,6 +132,7 @@ def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
             _scale(data, stack)
     show_inline_notice("worker-outcome", st.session_state.get("worker_outcome"))
     ours = set(processors(stack)) if stack is not None else set()
+    unsure = _unsure_of_partitions(workers, visibility, snapshot)
     data_grid(
         "workers",
         _columns(workers),
@@ -145,6 +146,7 @@ def _workers(data: PageData, snapshot: CachedValue[Snapshot]) -> None:
                     signal="" if worker.id in ours else FOREIGN if stack is not None else ELSEWHERE,
                 ),
                 _meaning(shown[worker.id], visibility, restarts=worker.id in processes),
+                unsure=worker.id in unsure,
             )
             for worker in workers
         ],
@@ -277,7 +279,26 @@ def _meaning(state: ShownState, visibility: Visibility, *, restarts: bool) -> st
     return MEANINGS[state]
 
 
-def _row(worker: WorkerView, state: ShownState, age_seconds: float, reasons: _ReasonsNot, meaning: str) -> TableRow:
+def _unsure_of_partitions(
+    workers: list[WorkerView], visibility: Visibility, snapshot: CachedValue[Snapshot]
+) -> set[str]:
+    """The workers whose partitions are not known although events arrive.
+
+    After an outage, the events of a worker that the group has expelled arrive, too: until the worker has noticed, only
+    the group's next sample tells.
+    """
+    if visibility.served_seconds >= SETTLE_SECONDS or not visibility.events_known:
+        return set()
+    group = snapshot.value.overview.group if snapshot.value is not None else None
+    age_seconds = None if group is None else group.age_seconds + (snapshot.age_seconds or 0.0)
+    sampled = group.members if group is not None and visibility.group_known(age_seconds) else []
+    owned = {member.client_id: member.partitions for member in sampled}
+    return {worker.id for worker in workers if owned.get(worker.id) != worker.owned}
+
+
+def _row(
+    worker: WorkerView, state: ShownState, age_seconds: float, reasons: _ReasonsNot, meaning: str, *, unsure: bool
+) -> TableRow:
     vitals = worker.vitals
     gone = state in (ShownState.DEAD, ShownState.STOPPED)
     certain = state not in (ShownState.UNKNOWN, ShownState.STARTING, ShownState.SILENT) and not gone
@@ -294,7 +315,7 @@ def _row(worker: WorkerView, state: ShownState, age_seconds: float, reasons: _Re
             "state": (state.value + note, TONES[state]),
             "last_event": worker.heard_seconds_ago + age_seconds,
             "clock": _clock(worker),
-            "owned": _partitions(worker.owned, CHIPS_SHOWN) if not gone else [],
+            "owned": [] if gone else ["unknown"] if unsure else _partitions(worker.owned, CHIPS_SHOWN),
             "in_flight": live.in_flight if live else None,
             "oldest": live.oldest_seconds if live and live.in_flight else None,
             "headroom": live.headroom_seconds if live else None,

@@ -33,6 +33,16 @@ function setAttribute(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+// A link to a download. With a reason why it is not possible now, it leads nowhere and says so.
+function setDownload(link, href, refusal) {
+  link.hidden = !href;
+  setAttribute(link, "href", refusal ? null : href);
+  setAttribute(link, "role", refusal ? "link" : null);
+  setAttribute(link, "tabindex", refusal ? 0 : null);
+  setAttribute(link, "aria-disabled", refusal ? "true" : null);
+  setAttribute(link, "title", refusal || null);
+}
+
 // Make the children of `parent` match `items`, in order, and reuse the node of each key.
 function reconcile(parent, items, keyOf, create, update) {
   const existing = new Map([...parent.children].map((node) => [node.dataset.key, node]));

@@ -33,7 +33,6 @@ export default function ({ data, parentElement }) {
       setText(value.lastChild, fact.value ?? UNKNOWN);
     },
   );
-  state.action.hidden = !data.download;
-  setAttribute(state.action, "href", data.download);
+  setDownload(state.action, data.download, data.download_refusal);
   setText(state.action, "Download");
 }

@@ -15,7 +15,18 @@ class Fact:
     mono: bool = False
 
 
-def facts(key: str, lines: list[Fact], *, title: str = "", download: str | None = None, stale: bool = False) -> None:
-    """Draw the list below its title, with a download link at the end. A `stale` list is dimmed."""
+def facts(
+    key: str,
+    lines: list[Fact],
+    *,
+    title: str = "",
+    download: str | None = None,
+    download_refusal: str = "",
+    stale: bool = False,
+) -> None:
+    """Draw the list below its title, with a download link at the end. A `stale` list is dimmed.
+
+    `download_refusal`: why the download is not possible now; empty: it is.
+    """
     data = {"title": title, "facts": [asdict(line) for line in lines], "download": download, "stale": stale}
-    component("facts")(key=key, data=data)
+    component("facts")(key=key, data={**data, "download_refusal": download_refusal})

@@ -11,7 +11,7 @@ from filemill.queries.file_timeline import FileTimeline
 from filemill_dashboard.components import page_shell
 from filemill_dashboard.components.facts import Fact, facts
 from filemill_dashboard.components.file_actions import file_actions, last_outcome
-from filemill_dashboard.components.file_table import download_path, took_seconds
+from filemill_dashboard.components.file_table import download_path, download_refusal, took_seconds
 from filemill_dashboard.components.notices import Notice, show_inline_notice, show_notices
 from filemill_dashboard.components.record_details import links_of_file
 from filemill_dashboard.components.status_style import TONES
@@ -35,7 +35,9 @@ def file_details(data: PageData, file_id: int, on_close: Callable[[], None]) -> 
             links_of_file(data, reading.value)
             file_actions(data, reading.value)
             show_inline_notice("file-outcome", last_outcome(file_id))
-            facts("details", file_facts(reading.value), download=download_path(reading.value))
+            refusal = download_refusal(data.visibility())
+            lines, path = file_facts(reading.value), download_path(reading.value)
+            facts("details", lines, download=path, download_refusal=refusal)
         elif reading.error is None:
             show_notices("details-none", [gone_notice(file_id, data.file_timeline(file_id).value)])
 

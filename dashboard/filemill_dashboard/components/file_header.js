@@ -18,6 +18,5 @@ export default function ({ data, parentElement }) {
   setText(state.badge.lastChild, data.status);
   setText(state.description, data.description);
   state.description.hidden = !data.description;
-  state.download.hidden = !data.download;
-  setAttribute(state.download, "href", data.download);
+  setDownload(state.download, data.download, data.download_refusal);
 }

@@ -6,8 +6,8 @@ from filemill_dashboard.components.file_table import download_path
 from filemill_dashboard.components.status_style import TONES
 
 
-def file_header(file: FileRow, *, stale: bool) -> None:
-    """Draw the header."""
+def file_header(file: FileRow, *, stale: bool, download_refusal: str = "") -> None:
+    """Draw the header. `download_refusal`: why nothing can be downloaded now; empty: it can."""
     data = {
         "id": file.id,
         "title": file.title,
@@ -15,6 +15,7 @@ def file_header(file: FileRow, *, stale: bool) -> None:
         "status": file.status.value,
         "tone": TONES[file.status],
         "download": download_path(file),
+        "download_refusal": download_refusal,
         "stale": stale,
     }
     component("file_header")(key="head", data=data)

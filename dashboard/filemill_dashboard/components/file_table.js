@@ -31,7 +31,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     data.rows,
     (row) => row.id,
     () => makeRow(state),
-    updateRow,
+    (node, row) => updateRow(node, row, data.no_download),
   );
   const drawn = new Set(data.rows.map((row) => row.id));
   for (const id of state.selected) if (!drawn.has(id)) state.selected.delete(id);
@@ -154,7 +154,7 @@ function makeRow(state) {
   return node;
 }
 
-function updateRow(node, row) {
+function updateRow(node, row, noDownload) {
   node.row = row;
   setAttribute(node, "class", row.highlighted ? "highlighted" : null);
   const [select, id, title, status, progress, , took, size, actions] = node.cells;
@@ -202,13 +202,8 @@ function updateRow(node, row) {
       }),
     );
     if (row.download)
-      holder.append(
-        el(
-          "a",
-          { class: "action", href: row.download, download: "", "aria-label": `Download file ${row.id}` },
-          "Download",
-        ),
-      );
+      holder.append(el("a", { class: "action", download: "", "aria-label": `Download file ${row.id}` }, "Download"));
   }
+  if (row.download) setDownload(holder.lastChild, row.download, noDownload);
   setAttribute(actions, "title", row.download ? null : row.download_hint);
 }

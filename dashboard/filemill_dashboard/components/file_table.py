@@ -12,6 +12,7 @@ from filemill.domain.files import Status
 from filemill.queries.files import FilePage
 from filemill_dashboard.components.assets import component, only_drawn
 from filemill_dashboard.components.status_style import TONES
+from filemill_dashboard.views.visibility import SERVERS, Visibility
 
 # Why the viewer may not do an action to a file of an owner; empty: it may.
 Refusal = Callable[[FileAction, str | None], str]
@@ -30,6 +31,7 @@ def file_table(
     on_act: Callable[[FileAction, list[int]], None],
     refusal: Refusal,
     deleting: Collection[int] = (),
+    no_download: str = "",
 ) -> None:
     """Draw a page of the list, which is `age_seconds` old.
 
@@ -37,6 +39,7 @@ def file_table(
     shown: a title and a hint. `on_page` gets a cursor, or "" for the first page. `on_sort` reverses the order.
     `on_act` gets an action and the files, of the button of a row or of the selection. `refusal`: why this viewer may
     not do an action to a file of an owner (empty: it may). `deleting`: files whose deletion can be undone.
+    `no_download`: why nothing can be downloaded now (empty: it can).
     """
     items = page.items if page else []
     range_text = f"#{items[0].id} to #{items[-1].id}" if items else ""
@@ -67,6 +70,7 @@ def file_table(
             if page
             else [],
             "refusals": _refusals(items, refusal),
+            "no_download": no_download,
             "empty": None if items else {"title": empty[0], "hint": empty[1]},
             "next": page.next if page else None,
             "previous": page.previous if page else None,
@@ -101,6 +105,12 @@ def _chosen(sent: object, items: Sequence[FileRow]) -> tuple[FileAction, list[in
 def download_path(row: FileRow) -> str | None:
     """Return the download path of a completed file, or None for other files."""
     return f"/api/files/{row.id}/download" if row.status is Status.COMPLETED and row.s3_location else None
+
+
+def download_refusal(visibility: Visibility) -> str:
+    """Why no file can be downloaded now; empty: they can. A download needs the row and the object."""
+    away = [SERVERS[name] for name in ("postgres", "s3") if name in visibility.unreachable]
+    return f"{' and '.join(away)} {'are' if len(away) > 1 else 'is'} unreachable" if away else ""
 
 
 def took_seconds(row: FileRow) -> float | None:

@@ -15,14 +15,24 @@ PARTITIONS_MAX = 48
 
 
 def flow_strip(
-    snapshot: Snapshot | None, *, stale: bool, readers: int | None = None, visibility: Visibility = CLEAR
+    snapshot: Snapshot | None,
+    *,
+    stale: bool,
+    readers: int | None = None,
+    visibility: Visibility = CLEAR,
+    group_known: bool = True,
 ) -> None:
-    """Draw the stages. Without a snapshot, all values are unknown. `readers`: the members that may start records."""
-    stages = _stages(snapshot, readers, visibility)
+    """Draw the stages. Without a snapshot, all values are unknown. `readers`: the members that may start records.
+
+    `group_known`: the latest sample of the group describes the present.
+    """
+    stages = _stages(snapshot, readers, visibility, group_known=group_known)
     component("flow_strip")(key="strip", data={"stages": stages, "stale": stale})
 
 
-def _stages(snapshot: Snapshot | None, readers: int | None, visibility: Visibility) -> list[dict[str, Any]]:
+def _stages(
+    snapshot: Snapshot | None, readers: int | None, visibility: Visibility, *, group_known: bool
+) -> list[dict[str, Any]]:
     overview = snapshot.overview if snapshot else None
     rates = snapshot.rates if snapshot else None
     counts = overview.counts.by_status if overview else None
@@ -49,8 +59,12 @@ def _stages(snapshot: Snapshot | None, readers: int | None, visibility: Visibili
             "name": "Backlog",
             "value": lags.total if lags else None,
             "note": _per_second(overview.flow.committed, overview.flow.seconds) if overview else "",
-            "more": visibility.obstacle if unknown else _outlook(overview, readers),
-            "stale": unknown,
+            "more": visibility.obstacle
+            if unknown
+            else _outlook(overview, readers)
+            if group_known
+            else "not sampled yet",
+            "stale": unknown or not group_known,
             "title": "Records that are not committed yet, including those in progress. Below: commits per second, "
             "age of the oldest record, trend of the lag.",
             "partitions": [{"partition": part.partition, "lag": part.lag} for part in lags.partitions[:PARTITIONS_MAX]]

@@ -5,8 +5,9 @@ run of the fragment, so all its data is of one moment. The top bar in the browse
 tab causes no load.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,23 +77,48 @@ def render_page(
         data = page_data.current()
         snapshot, health, visibility = data.snapshot(), data.health(), data.visibility()
         faults = data.active_faults()
-        with status:
-            _show_status(snapshot, health, faults, data.services, visibility, interval_seconds, section)
-        reason = why_not(permission)
-        refused = [Notice("warn", "Not allowed", reason)] if reason else []
-        with dock:
-            notices = server_notices(snapshot, health, faults)
-            if why_not(Permission.INJECT_FAULTS):
-                notices = [replace(notice, action="") for notice in notices]
-            show_notices("banners", [*refused, *notices], on_action=lambda target: _end_fault(data, target))
-            show_job(data.jobs)
-            show_deletions(data.deletions)
-        if not reason:
-            body(data, snapshot)
 
+        def show_status() -> None:
+            with status:
+                _show_status(snapshot, health, faults, data.services, visibility, interval_seconds, section)
+
+        reason = why_not(permission)
+        with _around(show_status, first=whole_run):
+            with dock:
+                _show_dock(data, server_notices(snapshot, health, faults), reason)
+            if not reason:
+                body(data, snapshot)
+
+    whole_run = True
     refreshed()
+    whole_run = False
     if why_not(permission):
         st.stop()  # what a page draws below its body, such as a drawer, needs the permission too
+
+
+@contextlib.contextmanager
+def _around(show_status: Callable[[], None], *, first: bool) -> Iterator[None]:
+    """Draw the status before a page that is new, and after one that is refreshed.
+
+    Drawn before, its age would be that of the new data while the old data is still shown.
+    """
+    if first:
+        show_status()
+    try:
+        yield
+    finally:
+        if not first:
+            show_status()
+
+
+def _show_dock(data: PageData, notices: list[Notice], reason: str) -> None:
+    """Draw the banners, and what runs in the background. `reason`: why the viewer may not see the page, if so."""
+    refused = [Notice("warn", "Not allowed", reason)] if reason else []
+    if why_not(Permission.INJECT_FAULTS):
+        notices = [replace(notice, action="") for notice in notices]
+    show_notices("banners", [*refused, *notices], on_action=lambda target: _end_fault(data, target))
+    show_job(data.jobs)
+    show_deletions(data.deletions)
 
 
 def section_heading(text: str) -> None:

@@ -1,7 +1,7 @@
 """The data that the pages show, cached for all viewers of this process.
 
-Pages call `current()`. Reads run in a thread pool of their own, so a server that hangs delays a page by at most
-`WAIT_SECONDS`.
+Pages call `current()`. Reads run in thread pools, so a server that hangs delays a page by at most `WAIT_SECONDS`. Each
+server has a pool of its own: reads that wait for one server must not delay those of another, or of this machine.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,6 +90,8 @@ BROWSE_SCAN_SECONDS = 2.0
 HEALTH_TTL_SECONDS = 2.0
 # A page does not wait longer than this for a health check.
 HEALTH_WAIT_SECONDS = 0.5
+# The thread pools, and the number of threads of each.
+_POOLS = {"postgres": 4, "kafka": 3, "s3": 2, "local": 2, "lab": 2, "health": len(LABELS)}
 RATE_SECONDS = 60.0
 # Two samples closer than this give no meaningful rate.
 RATE_SECONDS_MIN = 3.0
@@ -203,12 +206,12 @@ class PageData:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._pool = ThreadPoolExecutor(4, "page-data")
-        self._health_pool = ThreadPoolExecutor(len(LABELS), "health")
+        self._pools = {name: ThreadPoolExecutor(threads, f"page-{name}") for name, threads in _POOLS.items()}
         self._rate_meter = _RateMeter()
         self.jobs = Jobs(on_end=self.invalidate)
         self._view_tracker = ViewTracker()
         self._database_fails = False  # by the latest read of the snapshot, which is the first of each page
+        self._unreachable: frozenset[str] = frozenset()  # servers, by the latest look
         self._view_lock = threading.Lock()
         self.deletions = Deletions(services.operations.delete, on_end=self.invalidate)
         self._snapshot = self._cached(self._read_snapshot, TTL_SECONDS)
@@ -220,7 +223,7 @@ class PageData:
         self._attempts: KeyedCache[int, list[HandlerAttempt]] = self._cached_query(handler_attempts)
         self._attempt_log: KeyedCache[tuple[int, str], str | None] = self._cached_query(attempt_log, OBJECT_TTL_SECONDS)
         self._checkpoint: KeyedCache[int, CheckpointState | None] = self._cached(
-            self._read_checkpoint, CHECKPOINT_TTL_SECONDS
+            self._read_checkpoint, CHECKPOINT_TTL_SECONDS, pool="s3"
         )
         self._handlers: KeyedCache[str, list[HandlerView]] = self._cached_query(
             lambda connection, _key: live_handlers(connection)
@@ -251,30 +254,41 @@ class PageData:
         self._audit_choices: KeyedCache[str, tuple[list[str], list[str]]] = self._cached_query(
             lambda connection, _key: audit_choices(connection, AUDIT_CHOICES_PERIOD), SETUP_TTL_SECONDS
         )
-        self._topics: KeyedCache[str, list[TopicView]] = self._cached(lambda _key: topics(services), SETUP_TTL_SECONDS)
+        self._topics: KeyedCache[str, list[TopicView]] = self._cached(
+            lambda _key: topics(services), SETUP_TTL_SECONDS, hurried=self._kafka_fails, pool="kafka"
+        )
         self._version: KeyedCache[str, str] = self._cached(lambda _key: postgres_version(services), OBJECT_TTL_SECONDS)
         self._browse_results = self._browse_cache(TTL_SECONDS * 2, 0.0)
         # A page after the first does not change, so it may take longer to read.
         self._browse_pages = self._browse_cache(BROWSE_PAGE_TTL_SECONDS, BROWSE_SCAN_SECONDS)
         self._dead_letters: KeyedCache[str, DeadLetterSnapshot] = self._cached(
-            lambda _key: services.dead_letters.read(services.kafka), DEAD_LETTERS_TTL_SECONDS, DEAD_LETTERS_WAIT_SECONDS
+            lambda _key: services.dead_letters.read(services.kafka),
+            DEAD_LETTERS_TTL_SECONDS,
+            DEAD_LETTERS_WAIT_SECONDS,
+            hurried=self._kafka_fails,
+            pool="kafka",
         )
         # Only a few payloads, because each may have two megabytes.
         self._dead_letter_contents: KeyedCache[tuple[int, int], DeadLetterContent | None] = KeyedCache(
             lambda position: services.dead_letters.content(services.kafka, position),
-            self._pool,
+            self._pools["kafka"],
             ttl_seconds=OBJECT_TTL_SECONDS,
             wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
             max_keys=DEAD_LETTER_CONTENTS_MAX,
+            hurried=self._kafka_fails,
         )
-        self._stack: KeyedCache[str, StackState | None] = self._cached(lambda _key: services.stack(), TTL_SECONDS)
+        self._stack: KeyedCache[str, StackState | None] = self._cached(
+            lambda _key: services.stack(), TTL_SECONDS, pool="local"
+        )
         self._processes: KeyedCache[str, list[ProcessStep]] = self._cached(
-            lambda _key: self._read_processes(), TTL_SECONDS
+            lambda _key: self._read_processes(), TTL_SECONDS, pool="local"
         )
-        self._faults: KeyedCache[str, list[JournalEntry]] = self._cached(lambda _key: self._read_faults(), TTL_SECONDS)
-        self.lab = LabCache(services.settings.results.absolute(), self._cached)
+        self._faults: KeyedCache[str, list[JournalEntry]] = self._cached(
+            lambda _key: self._read_faults(), TTL_SECONDS, pool="local"
+        )
+        self.lab = LabCache(services.settings.results.absolute(), partial(self._cached, pool="lab"))
         self._object: KeyedCache[tuple[int, str], ObjectPreview | None] = self._cached(
-            self._read_object, OBJECT_TTL_SECONDS
+            self._read_object, OBJECT_TTL_SECONDS, pool="s3"
         )
         # A bin of a long history lasts for minutes, so it needs no refresh each second.
         self._lags = {
@@ -288,7 +302,7 @@ class PageData:
         self._outbox = {period: self._cached_query(self._outbox_query(period), _ttl(period)) for period in PERIODS}
         self._health: KeyedCache[ServerName, ServerHealth] = KeyedCache(
             lambda server: check(services, server),
-            self._health_pool,
+            self._pools["health"],
             ttl_seconds=HEALTH_TTL_SECONDS,
             wait_seconds=HEALTH_WAIT_SECONDS,
             refresh_in_background=True,
@@ -462,6 +476,7 @@ class PageData:
         if snapshot.error is not None:
             unreachable.add("postgres")
         unreachable |= self.active_faults().keys()  # known at once; a check takes seconds
+        self._unreachable = frozenset(unreachable)
         sync = snapshot.value.overview.leases.get("sync") if snapshot.value is not None else None
         with self._view_lock:
             return self._view_tracker.observe(
@@ -511,7 +526,7 @@ class PageData:
     def close(self) -> None:
         """Start no more reads; does not wait for those in progress."""
         self.deletions.undo()
-        for pool in (self._pool, self._health_pool):
+        for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _browse_cache(self, ttl_seconds: float, scan_seconds: float) -> KeyedCache[BrowseQuery, BrowseResult]:
@@ -522,8 +537,16 @@ class PageData:
             return browse(services.settings, partitions, query, scan_seconds=scan_seconds)
 
         return KeyedCache(
-            read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=DEAD_LETTERS_WAIT_SECONDS, max_keys=16
+            read,
+            self._pools["kafka"],
+            ttl_seconds=ttl_seconds,
+            wait_seconds=DEAD_LETTERS_WAIT_SECONDS,
+            max_keys=16,
+            hurried=self._kafka_fails,
         )
+
+    def _kafka_fails(self) -> bool:
+        return "kafka" in self._unreachable
 
     def _cached(
         self,
@@ -531,8 +554,10 @@ class PageData:
         ttl_seconds: float,
         wait_seconds: float = WAIT_SECONDS,
         hurried: Callable[[], bool] = lambda: False,
+        pool: str = "postgres",
     ) -> KeyedCache[K, T]:
-        return KeyedCache(read, self._pool, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, hurried=hurried)
+        """A cache in front of a read, which runs in this pool."""
+        return KeyedCache(read, self._pools[pool], ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, hurried=hurried)
 
     def _cached_query(
         self, query: Callable[[sa.Connection, K], T], ttl_seconds: float = TTL_SECONDS

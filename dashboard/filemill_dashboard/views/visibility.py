@@ -57,8 +57,9 @@ def local_processes(stack: StackState | None) -> dict[str, LocalProcess]:
 class Visibility:
     """Which servers are unreachable, and for how long nothing has obstructed the view.
 
-    `reachable_seconds`: for how long all servers have been reachable. `events_seconds`: for how long PostgreSQL and
-    Kafka have been reachable and a status sync active. Both are infinite if the dashboard has seen no outage.
+    `reachable_seconds`: for how long all servers have been reachable. `served_seconds`: for how long PostgreSQL and
+    Kafka have been. `events_seconds`: for how long these have been reachable and a status sync active. All are infinite
+    if the dashboard has seen no outage.
     `checked_seconds_ago`: the age of the latest check of Kafka. `sync_missing_seconds`: for how long no status sync has
     been active.
     """
@@ -66,6 +67,7 @@ class Visibility:
     unreachable: frozenset[str] = frozenset()
     reachable_seconds: float = float("inf")
     events_seconds: float = float("inf")
+    served_seconds: float = float("inf")
     checked_seconds_ago: float = 0.0
     sync_missing_seconds: float = float("inf")
 
@@ -73,6 +75,10 @@ class Visibility:
     def events_known(self) -> bool:
         """Whether what is learned through Kafka is known."""
         return not self.unreachable & _EVENT_SERVERS
+
+    def group_known(self, sampled_seconds_ago: float | None) -> bool:
+        """Whether the latest sample of the group describes the present: it is not one from before an outage."""
+        return self.events_known and (sampled_seconds_ago is None or sampled_seconds_ago <= self.served_seconds)
 
     @property
     def sync_missing(self) -> bool:
@@ -144,7 +150,7 @@ class ViewTracker:
     """Follows the checks of one dashboard: since when nothing has obstructed the view. One thread at a time."""
 
     def __init__(self) -> None:
-        self._unreachable_at = self._obstructed_at = float("-inf")
+        self._unreachable_at = self._obstructed_at = self._unserved_at = float("-inf")
         self._sync_at: float | None = None
 
     def observe(
@@ -153,11 +159,18 @@ class ViewTracker:
         """The visibility at `now`, in monotonic seconds."""
         if unreachable:
             self._unreachable_at = now
+        if unreachable & _EVENT_SERVERS:
+            self._unserved_at = now
         if unreachable & _EVENT_SERVERS or not sync_active:
             self._obstructed_at = now
         if sync_active:
             self._sync_at = now
         missing = float("inf") if self._sync_at is None else now - self._sync_at
         return Visibility(
-            unreachable, now - self._unreachable_at, now - self._obstructed_at, checked_seconds_ago, missing
+            unreachable,
+            now - self._unreachable_at,
+            now - self._obstructed_at,
+            now - self._unserved_at,
+            checked_seconds_ago,
+            missing,
         )
