@@ -5,12 +5,14 @@ import json
 from urllib.parse import urlencode
 
 import httpx
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from filemill.config.settings import Settings
 from tests.browser.conftest import PAGE_MILLISECONDS
 from tests.integration import topics
+from tests.integration.announcements import INVOICE, announced
 from tests.integration.processes import wait_until
 
 # Bundled in a package of the test requirements, so that no test needs the network.
@@ -81,6 +83,26 @@ def test_a_page_has_no_accessibility_violations(path: str, scheme: str, browser:
         expect(page.locator(".age")).to_be_visible()
         page.wait_for_timeout(SETTLE_MILLISECONDS)
         found += [f"{width} pixels: {violation}" for violation in violations(page)]
+    context.close()
+    assert found == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_handlers_of_different_versions_have_no_accessibility_violations(
+    scheme: str, browser: Browser, browser_settings: Settings, filled: str
+) -> None:
+    context = browser.new_context(base_url=filled, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(PAGE_MILLISECONDS)
+    page = context.new_page()
+    found = []
+    later = msgspec.structs.replace(INVOICE, version="3")
+    with announced(browser_settings, {"invoice-worker": INVOICE, "later-worker": later}):
+        page.goto("/workers")
+        expect(page.get_by_text("Workers have different versions of invoice")).to_be_visible()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(SETTLE_MILLISECONDS)
+            found += [f"{width} pixels: {violation}" for violation in violations(page)]
     context.close()
     assert found == []
 

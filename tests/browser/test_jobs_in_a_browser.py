@@ -1,36 +1,22 @@
 """Jobs in a browser: the form that follows from a handler's schema, a CSV file, the file's page, and the queues."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from filemill.config.settings import Settings
-from filemill.entrypoints import bootstrap
-from tests.integration.announcements import INVOICE, announce
+from tests.integration.announcements import INVOICE, announced
 
-ANNOUNCE_SECONDS = 2.0
 CSV = b'title,number,lines\nFirst,AB-1,"[{""text"": ""Work"", ""price"": 1}]"\nSecond,wrong,\n'
 GOOD_CSV = b'title,queue,number,lines\nFirst,bulk,AB-1,"[{""text"": ""Work"", ""price"": 1}]"\n'
 
 
 @pytest.fixture(autouse=True)
-def announced(browser_settings: Settings) -> Iterator[None]:
+def invoice(browser_settings: Settings) -> Iterator[None]:
     """A worker that has the handler `invoice` and sends events."""
-    engine, stop = bootstrap.create_engine(browser_settings, "test"), threading.Event()
-
-    def run() -> None:
-        announce(engine, INVOICE, worker="invoice-worker")
-        while not stop.wait(ANNOUNCE_SECONDS):
-            announce(engine, INVOICE, worker="invoice-worker")
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-    engine.dispose()
+    with announced(browser_settings, {"invoice-worker": INVOICE}):
+        yield
 
 
 def open_dialog(page: Page) -> None:

@@ -1,13 +1,20 @@
 """Announces handlers as the status sync does, without a worker."""
 
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.worker_events import store_events
+from filemill.config.settings import Settings
 from filemill.domain.handlers import HandlerSpec
 from filemill.domain.worker_events import EventKind, WorkerEvent
+from filemill.entrypoints import bootstrap
 from filemill.ports import ReceivedEvent
+
+ANNOUNCE_SECONDS = 2.0
 
 INVOICE = HandlerSpec(
     name="invoice",
@@ -56,3 +63,25 @@ def stop(engine: sa.Engine, worker: str = "worker-1") -> None:
     event = WorkerEvent(kind=EventKind.STOPPED, worker_id=worker, timestamp=datetime.now(UTC))
     with engine.begin() as connection:
         store_events(connection, [ReceivedEvent(1, 10_000, event)])
+
+
+@contextlib.contextmanager
+def announced(settings: Settings, handlers: Mapping[str, HandlerSpec]) -> Iterator[None]:
+    """Have a worker with each of these handlers, by its id, which sends events until the block ends."""
+    engine, ended = bootstrap.create_engine(settings, "test"), threading.Event()
+
+    def run() -> None:
+        while True:
+            for worker, spec in handlers.items():
+                announce(engine, spec, worker=worker)
+            if ended.wait(ANNOUNCE_SECONDS):
+                return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        engine.dispose()
