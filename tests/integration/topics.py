@@ -97,14 +97,13 @@ def read(settings: Settings, topic: str) -> list[TopicRecord]:
             for message in consumer.consume(1000, timeout=0.2):
                 error = message.error()
                 if error is None:
-                    pairs: Any = message.headers() or []
                     records.append(
                         TopicRecord(
                             message.partition() or 0,
                             message.offset() or 0,
                             _bytes(message.key()),
                             message.value(),
-                            dict(pairs),
+                            _headers(message),
                             message.timestamp()[1] / 1000,
                         )
                     )
@@ -194,6 +193,15 @@ def owners(settings: Settings) -> dict[str, list[int]]:
 def parse_timestamp(text: str) -> float:
     """The timestamp of a log line, in seconds since the epoch."""
     return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+
+
+def _headers(message: Message) -> dict[str, bytes]:
+    """The headers; none if a name is not UTF-8, which this client cannot read."""
+    try:
+        pairs: Any = message.headers() or []
+        return dict(pairs)
+    except UnicodeDecodeError:
+        return {}
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:
