@@ -255,5 +255,4 @@ def test_a_session_behind_tls_is_a_secure_cookie_and_opens_a_limited_number_of_p
         expect(third.get_by_role("alert")).to_contain_text("2 of your pages are open")
         second.close()
         expect(third.get_by_label("Title")).to_be_visible()  # it tries again by itself
-        page.goto("/account")
         expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
