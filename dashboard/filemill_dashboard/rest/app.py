@@ -42,6 +42,7 @@ from filemill_dashboard.rest.errors import (
 from filemill_dashboard.rest.export import add_export
 from filemill_dashboard.rest.handlers import add_handlers_of_workers
 from filemill_dashboard.rest.local_requests import is_direct_from_this_machine
+from filemill_dashboard.rest.me import add_me
 from filemill_dashboard.rest.methods import prefer_literal_paths
 from filemill_dashboard.rest.notebook import add_notebook
 from filemill_dashboard.rest.offsets import add_offsets
@@ -93,6 +94,7 @@ def build_api(
     add_offsets(app, services, threads)
     add_notebook(app, services, threads)
     add_audit(app, services, threads)
+    add_me(app)
     _add_health(app, check_servers)
     add_scripts(app)
     complete_document(app)

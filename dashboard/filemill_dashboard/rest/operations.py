@@ -220,7 +220,7 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
                 dry_run=wanted.dry_run,
                 max_runs=wanted.max_runs,
             )
-            return ReplayResult(result.dry_run, result.reasons, result.files, result.refused)
+            return ReplayResult(**msgspec.structs.asdict(result))
 
         return json_response(await threads.run(work, timeout_seconds))
 
@@ -228,8 +228,8 @@ def _add_dead_letters(app: FastAPI, services: Services, threads: RequestThreads)
 def _dead_letter_item(letter: DeadLetter, content: DeadLetterContent | None) -> DeadLetterItem:
     facts = {name: getattr(letter, name) for name in DeadLetterFacts.__struct_fields__}
     value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
-    trace = content.trace if content is not None else None
-    return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace)
+    headers, trace = ([], None) if content is None else (content.headers, content.trace)
+    return DeadLetterItem(**facts, place=letter.place, value=value, trace=trace, headers=headers)
 
 
 def _add_worker_list(app: FastAPI, services: Services, threads: RequestThreads, view: Callable[[], LiveView]) -> None:

@@ -23,6 +23,7 @@ ENDPOINTS: dict[tuple[str, str], Permission | None] = {
     ("GET", "/assets/{name}"): None,
     ("GET", "/api"): Permission.VIEW,
     ("GET", "/api/"): Permission.VIEW,
+    ("GET", "/api/me"): Permission.VIEW,
     ("GET", "/api/openapi.json"): Permission.VIEW,
     ("HEAD", "/api/openapi.json"): Permission.VIEW,
     ("GET", "/api/files"): Permission.VIEW,

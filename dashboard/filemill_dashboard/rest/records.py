@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from filemill.domain.dead_letters import PLACE, DeadLetterFacts
-from filemill.domain.file_actions import ActionResult, FileSelection
+from filemill.domain.dead_letters import PLACE, DeadLetterFacts, ReplayRefusal
+from filemill.domain.file_actions import ActionResult, FileSelection, RefusalCode
 from filemill.domain.files import FILE_ID_MAX, TITLE_MAX_CHARACTERS, FileId, Status
+from filemill.domain.permissions import Role
 from filemill.queries.audit import AuditEntryRow
 from filemill.queries.group import Flow
 from filemill.queries.handlers import HandlerView
@@ -53,23 +54,33 @@ class RetrySelector(FileSelector, frozen=True, forbid_unknown_fields=True):
     lost: bool = False
 
 
+class Me(msgspec.Struct, frozen=True):
+    """The sender of a request. `authentication` says how it signed in, such as `token:` and the id of the token."""
+
+    name: str
+    role: Role | None
+    authentication: str
+
+
 class RefusedFile(msgspec.Struct, frozen=True):
-    """A file for which the action was refused, and why."""
+    """A file for which the action was refused, and why: `reason` for people, `code` for programs."""
 
     file_id: int
     reason: str
+    code: RefusalCode
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
     """What a replay did, or with `dry_run` would do: files per reason, and their ids.
 
-    `refused`: the positions of dead letters that cannot be replayed, with the reason.
+    `refused`: the positions of dead letters that cannot be replayed, with the reason; `refusal_codes`: with its code.
     """
 
     dry_run: bool
     reasons: dict[str, int]
     files: list[int]
     refused: dict[str, str]
+    refusal_codes: dict[str, ReplayRefusal]
 
 
 class BulkResult(msgspec.Struct, frozen=True):
@@ -85,7 +96,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, result: ActionResult, *, more: bool) -> "BulkResult":
         """The result of an action."""
-        return cls(result.done, [RefusedFile(one.file_id, one.reason) for one in result.refused], more)
+        return cls(result.done, [RefusedFile(one.file_id, one.reason, one.code) for one in result.refused], more)
 
 
 class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
@@ -94,6 +105,7 @@ class DeadLetterItem(DeadLetterFacts, frozen=True, kw_only=True):
     place: str
     value: str | None
     trace: str | None
+    headers: list[tuple[str, str | None]]
 
 
 class DeadLetterList(msgspec.Struct, frozen=True):

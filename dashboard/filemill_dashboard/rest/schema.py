@@ -19,6 +19,7 @@ from filemill_dashboard.rest.records import (
     DeadLetterList,
     FileSelector,
     HandlerList,
+    Me,
     OffsetResetRequest,
     OffsetResetResult,
     PipelineState,
@@ -45,6 +46,7 @@ _RECORDS: list[type] = [
     OffsetResetRequest,
     OffsetResetResult,
     AuditList,
+    Me,
 ]
 # The names under which the document publishes these classes. They are part of the API, so they stay when a class is
 # renamed.

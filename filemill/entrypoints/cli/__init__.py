@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 from filemill import __version__
 from filemill.config import logging
 from filemill.config.settings import InvalidSettings
-from filemill.entrypoints.cli.output import fail
-from filemill.errors import InvalidHandler, Unavailable
+from filemill.entrypoints.cli.output import CommandFailed, fail
+from filemill.errors import InvalidHandler, InvalidRequest, Unavailable
 
 # Follows an error that names an unreachable server.
 REMEDY = (
@@ -50,7 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="The commands use the embedded stack of --home or FILEMILL_HOME, or the servers that the variables "
-    "FILEMILL_* name; see `filemill status` and `filemill doctor`.",
+    "FILEMILL_* name; see `filemill status` and `filemill doctor`. With FILEMILL_URL, the address of a dashboard, they "
+    "use its REST API; FILEMILL_TOKEN or FILEMILL_TOKEN_FILE has the token.",
 )
 
 
@@ -125,7 +126,9 @@ def main() -> None:
         app(standalone_mode=True)
     except Unavailable as error:
         fail(str(error) if error.advice else f"{error}\n{REMEDY}", 3)
-    except (InvalidSettings, InvalidHandler) as error:
+    except CommandFailed as error:
+        fail(str(error), error.exit_code)
+    except (InvalidSettings, InvalidHandler, InvalidRequest) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("interrupted", 130)

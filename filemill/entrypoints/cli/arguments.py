@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from filemill.config.rest_server import RestServer, load_rest_server
 from filemill.config.settings import HOME_VARIABLE, default_home, names_servers
 from filemill.domain.dead_letters import parse_place
 from filemill.domain.files import parse_file_id
@@ -21,12 +22,51 @@ from filemill.runtime.stack_state import running_stack
 _SOURCE = RequestSource("cli", request_id=f"cli-{secrets.token_hex(8)}")
 # They start a stack, stop one or are part of one: each needs its own home.
 _COMMANDS_WITHOUT_SEARCH = {"up", "down", "run"}
+# The commands that can use the REST API of a dashboard. `handlers try` needs no server at all.
+REST_COMMANDS = {
+    *("status", "submit", "files", "download", "retry", "cancel", "delete"),
+    *("handlers list", "handlers show", "handlers try", "workers list"),
+    *("dlq list", "dlq show", "dlq replay", "audit list", "audit export"),
+}
+# What to use instead of commands that REST does not have.
+_INSTEAD_OF = {
+    "lag": "`filemill status` shows the lag as the dashboard knows it",
+    "doctor": "`filemill status` shows which servers answer",
+    "tokens": "the page Account has your own tokens",
+}
+
+
+def rest_server(home: Path | None) -> RestServer | None:
+    """The dashboard to use instead of the servers, or None. --home counts more than the environment."""
+    return load_rest_server() if home is None else None
+
+
+def _command(context: typer.Context) -> str:
+    """The names of the group and the command, without the program's."""
+    group = context.parent
+    names = [context.info_name] if group is None or group.parent is None else [group.info_name, context.info_name]
+    return " ".join(str(name) for name in names)
+
+
+def _check_rest_command(name: str) -> None:
+    """End a command that needs the servers themselves, although FILEMILL_URL names a dashboard."""
+    if name in REST_COMMANDS:
+        return
+    instead = _INSTEAD_OF.get(name.split(" ", maxsplit=1)[0])
+    fail(
+        f"`filemill {name}` needs the servers, and FILEMILL_URL selects REST, which does not have it: "
+        "unset FILEMILL_URL or give --home where the servers' credentials are" + (f"; {instead}" if instead else ""),
+        2,
+    )
 
 
 def find_home(context: typer.Context, home: Path | None) -> Path | None:
     """The home to use. If neither --home nor the environment names one, that of the only running stack."""
     if home is not None or context.info_name in _COMMANDS_WITHOUT_SEARCH or context.resilient_parsing:
         return home
+    if rest_server(home) is not None:
+        _check_rest_command(_command(context))
+        return None
     if names_servers() or running_stack(default_home()) is not None:
         return None
     stacks = running_stacks()

@@ -11,8 +11,10 @@ import typer
 from filemill.config.settings import load
 from filemill.domain.audit_chain import AuditHead, parse_head
 from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli import rest_lists
 from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, print_json, print_table, say
+from filemill.entrypoints.cli.rest_client import rest_client
 from filemill.errors import InvalidRequest
 from filemill.queries.audit import AuditEntryRow, AuditFilter
 from filemill.services.audit_log import AuditLog, ExportFormat
@@ -61,7 +63,11 @@ def list_(
 ) -> None:
     """List the audit log, newest rows first."""
     wanted = AuditFilter(actor, action, about, refused, since)
-    rows = _log(home).page(wanted, principal(), before=before, limit=limit + 1)
+    client = rest_client(home)
+    if client is None:
+        rows = _log(home).page(wanted, principal(), before=before, limit=limit + 1)
+    else:
+        rows = rest_lists.audit_rows(client, wanted, before=before, limit=limit + 1)
     page, following = rows[:limit], rows[limit - 1].sequence if len(rows) > limit else None
     if as_json:
         print_json({"rows": page, "next": following})
@@ -119,6 +125,10 @@ def export(
 ) -> None:
     """Write the audit log to the standard output, newest first."""
     wanted = AuditFilter(actor, action, about, refused, since)
-    for part in _log(home).export(wanted, form, principal()):
-        sys.stdout.buffer.write(part)
+    client = rest_client(home)
+    if client is None:
+        sys.stdout.buffer.writelines(_log(home).export(wanted, form, principal()))
+    else:
+        with rest_lists.audit_export(client, wanted, form) as parts:
+            sys.stdout.buffer.writelines(parts)
     sys.stdout.buffer.flush()

@@ -1,19 +1,13 @@
 """`filemill dlq list | show | replay | dismiss | restore`."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from filemill.config.settings import load
-from filemill.domain.dead_letters import DeadLetter, DeadLetterFacts, reason_counts
-from filemill.domain.queues import topic_of
-from filemill.entrypoints import bootstrap
+from filemill.domain.dead_letters import reason_counts
 from filemill.entrypoints.cli.arguments import Home, place_argument, principal
+from filemill.entrypoints.cli.dead_letter_source import DirectDeadLetters, dead_letter_source, documents
 from filemill.entrypoints.cli.output import AsJson, console, fail, plain, print_json, print_json_list, print_table, say
-from filemill.errors import InvalidRequest
-from filemill.queries.dead_letters import KEPT_RECORDS, chunks
 from filemill.services import dead_letters
 from filemill_dashboard.views.plurals import counted, inflect
 
@@ -42,41 +36,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(dlq, name="dlq")
 
 
-class _Topic:
-    """The topic of dead letters, for one command."""
-
-    def __init__(self, home: Path | None) -> None:
-        self._settings = settings = load(home=home)
-        self.admin = bootstrap.kafka_admin(settings)
-        self.engine = bootstrap.create_engine(settings, "dlq")
-        self.index = bootstrap.dead_letter_index(settings, self.engine)
-
-    def matching(self, reason: str | None, queue: str, *, still_broken: bool) -> list[DeadLetter]:
-        """The dead letters whose reason contains this, of this queue if it is not "", oldest first."""
-        try:
-            topic = topic_of(queue, self._settings.all_queues)
-        except InvalidRequest as error:
-            fail(f"--queue: {error.reason}", 2)
-        found = self.index.read(self.admin)
-        if found.truncated:
-            say(f"Only the newest {KEPT_RECORDS:,} records of the topic are listed.")
-        return [
-            letter
-            for letter in found.items
-            if (reason is None or reason.lower() in letter.reason.lower())
-            and (letter.unresolved or not still_broken)
-            and (not topic or letter.source_topic == topic)
-        ]
-
-    def at(self, places: Sequence[str]) -> list[DeadLetter]:
-        """The dead letters at these positions; ends the command if one does not exist."""
-        found = self.index.find(self.admin, places)
-        missing = next((place for place in places if place not in found), None)
-        if missing is not None:
-            fail(f"there is no dead letter {missing}", 1)
-        return list({letter.key: letter for letter in found.values()}.values())
-
-
 def list_dead_letters(
     home: Home = None,
     *,
@@ -86,10 +45,10 @@ def list_dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, oldest first, and count their reasons."""
-    topic = _Topic(home)
-    letters = topic.matching(reason, queue, still_broken=still_broken)
+    source = dead_letter_source(home)
+    letters = source.matching(reason, queue, still_broken=still_broken)
     if as_json:
-        print_json_list({"reasons": reason_counts(letters)}, "letters", _documents(topic, letters))
+        print_json_list({"reasons": reason_counts(letters)}, "letters", documents(source, letters))
         return
     print_table(
         ["place", "at", "times", "file", "run", "attempts", "still broken", "reason"],
@@ -124,12 +83,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: reason, source, payload, stack trace."""
-    topic = _Topic(home)
-    letters = topic.at([place])
+    source = dead_letter_source(home)
+    letters = source.at([place])
     if as_json:
-        print_json(next(_documents(topic, letters)))
+        print_json(next(documents(source, letters)))
         return
-    (content,) = topic.index.contents(topic.admin, letters)
+    (content,) = source.contents(letters)
     for name in SHOWN:
         console.print(f"{name.replace('_', ' '):13} {plain(getattr(letters[0], name))}", markup=False)
     if content is None:
@@ -167,11 +126,9 @@ def replay(
     """Replay dead letters, each as a new run of its file. After an interruption, run the command again."""
     if bool(places) == every:
         fail("give either positions or --all", 2)
-    topic = _Topic(home)
-    chosen = topic.matching(reason, queue, still_broken=True) if every else topic.at(places or [])
-    result = dead_letters.replay(
-        topic.engine, chosen, principal=principal(), rate=rate, dry_run=dry_run, max_runs=max_runs
-    )
+    source = dead_letter_source(home)
+    chosen = source.matching(reason, queue, still_broken=True) if every else source.at(places or [])
+    result = source.replay(chosen, rate=rate, dry_run=dry_run, max_runs=max_runs)
     if as_json:
         print_json(result)
     else:
@@ -207,7 +164,7 @@ def dismiss(
     """Mark dead letters as needing no action. `restore` takes it back; the records stay on their topic."""
     if bool(places) == every:
         fail("give either positions or --all", 2)
-    topic = _Topic(home)
+    topic = DirectDeadLetters(home)
     chosen = topic.matching(reason, queue, still_broken=True) if every else topic.at(places or [])
     done = dead_letters.dismiss(topic.engine, chosen, principal=principal())
     _print_dismissal({"dismissed": done}, as_json=as_json)
@@ -223,7 +180,7 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Take the dismissal of dead letters back."""
-    topic = _Topic(home)
+    topic = DirectDeadLetters(home)
     done = dead_letters.restore(topic.engine, topic.at(places), principal=principal())
     _print_dismissal({"restored": done}, as_json=as_json)
 
@@ -238,15 +195,3 @@ def _print_dismissal(result: dict[str, list[str]], *, as_json: bool) -> None:
 
 def _auxiliary(count: int, *, dry_run: bool) -> str:
     return "would be" if dry_run else inflect(count, "was", "were")
-
-
-def _documents(topic: _Topic, letters: Sequence[DeadLetter]) -> Iterator[dict[str, object]]:
-    """For --json: with payload, headers and stack trace, which the index does not keep; a few at a time in memory."""
-    for chunk in chunks(letters):
-        for letter, content in zip(chunk, topic.index.contents(topic.admin, chunk), strict=True):
-            fields = {
-                name: getattr(letter, name) for name in (*DeadLetterFacts.__struct_fields__, "partition", "offset")
-            }
-            value = None if content is None else (content.value or b"").decode(errors="backslashreplace")
-            headers, trace = ([], None) if content is None else (content.headers, content.trace)
-            yield {**fields, "place": letter.place, "value": value, "headers": headers, "trace": trace}

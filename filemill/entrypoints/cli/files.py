@@ -3,32 +3,27 @@
 import secrets
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import msgspec
-import sqlalchemy as sa
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from filemill.adapters.postgres.file_rows import FileRow
-from filemill.config.settings import Settings, load
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import NewFile, Status, new_file
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.idempotency import KeyReused, parse_key
-from filemill.domain.integrity import ExpectedObject, ObjectMismatch
-from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
-from filemill.entrypoints.cli.output import AsJson, errors, fail, print_json, print_table, say
-from filemill.errors import InvalidRequest, NotFound, Unavailable
-from filemill.queries.files import count_statuses_of, get_file, list_files
+from filemill.domain.integrity import ObjectMismatch
+from filemill.entrypoints.cli.arguments import Home, file_id_argument
+from filemill.entrypoints.cli.file_source import FileSource, file_source
+from filemill.entrypoints.cli.output import AsJson, CommandFailed, errors, fail, print_json, print_table, say
+from filemill.errors import InvalidRequest, Unavailable
 from filemill.services.job_requests import encode_parameters, parse_parameters
-from filemill.services.submissions import Submissions
 
-POLL_SECONDS = 0.1
-SUBMIT_ROWS = 1000
 # Pauses before a retry. If the server is unreachable for longer, the command ends.
 RETRY_SECONDS = (0.5, 1.0)
 
@@ -71,7 +66,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a request for a file, or for many."""
-    settings = load(home=home)
+    source = file_source(home, "submit")
     try:
         request = msgspec.structs.replace(
             new_file(title, description), handler=handler, parameters=_parameters(parameters), queue=queue
@@ -79,10 +74,9 @@ def submit(
         key = parse_key(key) if key is not None else secrets.token_hex(16)
     except InvalidRequest as error:
         fail(str(error), 2)
-    engine = bootstrap.create_engine(settings, "submit")
     with _progress() as progress:
-        ids = _submit(settings, engine, request, count, key, progress)
-        counts = _wait_for(engine, ids, timeout, progress) if wait else None
+        ids = _submit(source, request, count, key, progress)
+        counts = _wait_for(source, ids, timeout, progress) if wait else None
     if as_json:
         print_json({"submitted": len(ids), "ids": ids, "statuses": counts})
     elif counts is None:
@@ -106,42 +100,44 @@ def _parameters(file: Path | None) -> str | None:
     return encode_parameters(parse_parameters(text))
 
 
-def _submit(
-    settings: Settings, engine: sa.Engine, request: NewFile, count: int, key: str, progress: Progress
-) -> list[int]:
+def _submit(source: FileSource, request: NewFile, count: int, key: str, progress: Progress) -> list[int]:
     """Submit the requests in parts, each with its own key, so that a part whose response was lost can be retried."""
     task = progress.add_task("accepted", total=count)
-    submissions = Submissions(engine, queues=list(settings.all_queues))
+    command = f"filemill submit … --idempotency-key {key}"
     ids: list[int] = []
     try:
         while len(ids) < count:
-            part = [request] * min(SUBMIT_ROWS, count - len(ids))
-            ids += _submit_part(submissions, part, f"{key} {count} {len(ids)}" if count > 1 else key)
+            part = [request] * min(source.submit_rows, count - len(ids))
+            ids += _submit_part(source, part, f"{key} {count} {len(ids)}" if count > 1 else key)
             progress.update(task, completed=len(ids))
     except (KeyReused, InvalidRequest) as error:
         fail(str(error), 2)
+    except CommandFailed as error:
+        if not ids:
+            raise
+        fail(
+            f"{error}\n{len(ids):,} were accepted. To submit the others, repeat the command: {command}", error.exit_code
+        )
     except Unavailable as error:
-        command = f"filemill submit … --idempotency-key {key}"
         fail(f"{error}\nThe requests may have been accepted. To retry safely, repeat the command: {command}", 3)
     return ids
 
 
-def _submit_part(submissions: Submissions, files: list[NewFile], key: str) -> list[int]:
+def _submit_part(source: FileSource, files: list[NewFile], key: str) -> list[int]:
     for pause in RETRY_SECONDS:
         try:
-            return submissions.submit_many_once(files, key, principal=principal())
+            return source.submit(files, key)
         except Unavailable:
             time.sleep(pause)
-    return submissions.submit_many_once(files, key, principal=principal())
+    return source.submit(files, key)
 
 
-def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progress) -> dict[Status, int]:
+def _wait_for(source: FileSource, ids: list[int], timeout: float, progress: Progress) -> dict[Status, int]:
     """Count the statuses until all are final, or the time is up."""
     task = progress.add_task("finished", total=len(ids))
     deadline = time.monotonic() + timeout
     while True:
-        with engine.connect() as connection:
-            counts = count_statuses_of(connection, ids)
+        counts = source.count_statuses(ids)
         finished = sum(number for status, number in counts.items() if status.terminal)
         progress.update(task, completed=finished)
         if finished == len(ids):
@@ -149,7 +145,7 @@ def _wait_for(engine: sa.Engine, ids: list[int], timeout: float, progress: Progr
         if time.monotonic() > deadline:
             say(f"Timed out after {timeout:g} s.")
             return counts
-        time.sleep(POLL_SECONDS)
+        time.sleep(source.poll_seconds)
 
 
 def _ids(ids: list[int]) -> str:
@@ -181,11 +177,9 @@ def files(
     as_json: AsJson = False,
 ) -> None:
     """List files, newest first."""
-    engine = bootstrap.create_engine(load(home=home), "files")
+    selection = FileSelection(status, search, queue, handler)
     try:
-        with engine.connect() as connection:
-            selection = FileSelection(status, search, queue, handler)
-            page = list_files(connection, selection, limit=limit, cursor=cursor, excerpts=not as_json)
+        page = file_source(home, "files").page(selection, limit=limit, cursor=cursor, excerpts=not as_json)
     except InvalidCursor as error:
         fail(f"--cursor: the text {error}", 2)
     if as_json:
@@ -221,32 +215,40 @@ def download(
     home: Home = None,
 ) -> None:
     """Download a completed file."""
-    settings = load(home=home)
-    with bootstrap.create_engine(settings, "download").connect() as connection:
-        row = get_file(connection, file_id)
+    source = file_source(home, "download")
+    row = source.file(file_id)
     if row is None:
         fail(f"there is no file {file_id}", 1)
     if row.status is not Status.COMPLETED or row.s3_location is None:
         fail(f"file {file_id} is {row.status}: only a completed file can be downloaded", 1)
-    body = _fetch(settings, row, row.s3_location)
-    if str(output) == "-":
-        typer.get_binary_stream("stdout").write(body)
-        return
     target = output or Path(Path(row.s3_location).name)
     try:
-        target.write_bytes(body)
-    except OSError as error:
-        fail(f"{target}: {error.strerror}", 1)
-    say(f"{target}: {len(body)} bytes")
-
-
-def _fetch(settings: Settings, row: FileRow, key: str) -> bytes:
-    try:
-        expected = ExpectedObject(row.id, key, row.sha256, row.size)
-        body = bootstrap.bucket(settings).read(key)
-        expected.check(body)
+        size = _write(target, source.content(row, row.s3_location))
     except ObjectMismatch as error:
         fail(str(error), 1)
-    except NotFound:
-        fail(f"the bucket {settings.s3_bucket} at {settings.s3_endpoint} has no object {key}", 1)
-    return body
+    except OSError as error:
+        fail(f"{target}: {error.strerror}", 1)
+    if str(output) != "-":
+        say(f"{target}: {size} bytes")
+
+
+def _write(target: Path, parts: Iterator[bytes]) -> int:
+    """Write the parts; returns the number of bytes. A file is replaced when its content is complete and checked."""
+    if str(target) == "-":
+        return _copy(parts, typer.get_binary_stream("stdout"))
+    if target.exists() and not target.is_file():  # a pipe or a device
+        with target.open("wb") as sink:
+            return _copy(parts, sink)
+    whole = target.resolve()
+    partial = whole.with_name(f".filemill-{secrets.token_hex(8)}.part")
+    try:
+        with partial.open("xb") as sink:
+            size = _copy(parts, sink)
+        partial.replace(whole)
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
+
+
+def _copy(parts: Iterator[bytes], sink: BinaryIO) -> int:
+    return sum(sink.write(part) for part in parts)

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
@@ -11,8 +11,10 @@ import typer
 from filemill.config.settings import Settings, load
 from filemill.domain.files import truncate_to_milliseconds
 from filemill.domain.handlers import TEXT_SPEC, HandlerSpec
+from filemill.entrypoints.cli import rest_lists
 from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, fail, plain, print_json, print_table, say
+from filemill.entrypoints.cli.rest_client import rest_client
 from filemill.entrypoints.processor import handler_pool, handler_sources
 from filemill.errors import AttemptFailed, InvalidRequest, PermanentError, RetryLater
 from filemill.handlers.definition import Handler
@@ -36,8 +38,11 @@ Name = Annotated[str, typer.Argument(help="Name of the handler.")]
 
 
 def list_handlers(home: Home = None, *, as_json: AsJson = False) -> None:
-    """List the handlers that are installed here: a processor with these settings can run them."""
-    specs = [TEXT_SPEC, *(one.spec() for one in load_handlers(handler_sources(load(home=home))))]
+    """List the handlers that are installed here: a processor with these settings can run them.
+
+    With FILEMILL_URL, those of the running workers.
+    """
+    specs = _specs(home)
     if as_json:
         print_json([msgspec.to_builtins(spec) for spec in specs])
         return
@@ -53,9 +58,17 @@ def _row(spec: HandlerSpec) -> list[object]:
 
 def show(name: Name, home: Home = None) -> None:
     """Print what a handler announces, with the JSON Schema of its parameters."""
-    settings = load(home=home)
-    spec = TEXT_SPEC if name == TEXT_SPEC.name else _find(load_handlers(handler_sources(settings)), name).spec()
-    print_json(msgspec.to_builtins(spec))
+    specs = {spec.name: spec for spec in _specs(home)}
+    if name not in specs:
+        _fail_unknown(name, list(specs))
+    print_json(msgspec.to_builtins(specs[name]))
+
+
+def _specs(home: Path | None) -> list[HandlerSpec]:
+    client = rest_client(home)
+    if client is not None:
+        return rest_lists.handler_specs(client)
+    return [TEXT_SPEC, *(one.spec() for one in load_handlers(handler_sources(load(home=home))))]
 
 
 def try_handler(
@@ -128,12 +141,13 @@ async def _run(
 def _find(registry: HandlerRegistry, name: str) -> Handler:
     handler = registry.get(name)
     if handler is None:
-        fail(
-            f'There is no handler "{name}" here. There are: {", ".join([TEXT_SPEC.name, *registry.names])}.'
-            " FILEMILL_HANDLERS names modules with handlers",
-            2,
-        )
+        _fail_unknown(name, [TEXT_SPEC.name, *registry.names])
     return handler
+
+
+def _fail_unknown(name: str, known: list[str]) -> NoReturn:
+    remedy = "FILEMILL_HANDLERS names modules with handlers"
+    fail(f'There is no handler "{name}" here. There are: {", ".join(known)}. {remedy}', 2)
 
 
 def _checked(handler: Handler, parameters: bytes) -> bytes:

@@ -5,17 +5,15 @@ from typing import Annotated
 
 import typer
 
-from filemill.config.settings import Settings, load
-from filemill.domain.file_actions import FileAction, FileSelection
+from filemill.domain.file_actions import FileAction, FileRefusal, FileSelection
 from filemill.domain.files import Status
-from filemill.entrypoints import bootstrap
-from filemill.entrypoints.cli.arguments import Home, file_id_argument, principal
+from filemill.entrypoints.cli.arguments import Home, file_id_argument
+from filemill.entrypoints.cli.file_source import BATCH, FileSource, file_source
 from filemill.entrypoints.cli.output import AsJson, fail, print_json, say
-from filemill.queries.files import deletable, ids_with_status
-from filemill.services.operations import Operations
 from filemill_dashboard.views.plurals import counted
 
-BATCH = 1000
+# The name of the connections to the database.
+ROLE = "operations"
 
 Ids = Annotated[
     list[int] | None,
@@ -49,10 +47,6 @@ def register(app: typer.Typer) -> None:
     app.command()(delete)
 
 
-def _operations(settings: Settings) -> Operations:
-    return bootstrap.operations(settings, bootstrap.create_engine(settings, "operations"))
-
-
 def retry(
     ids: Ids = None,
     every: All = None,
@@ -67,22 +61,17 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Process failed or cancelled files again, each in a new run; also files whose records are gone from Kafka."""
-    settings = load(home=home)
-    selection = _selection(every, search, queue, handler)
+    source, selection = file_source(home, ROLE), _selection(every, search, queue, handler)
     if lost:
-        _retry_lost(_operations(settings), named=bool(ids or every or selection.narrow), as_json=as_json)
+        _retry_lost(source, named=bool(ids or every or selection.narrow), as_json=as_json)
         return
-    _apply(settings, FileAction.RETRY, _chosen(settings, FileAction.RETRY, ids, selection), as_json=as_json)
+    _apply(source, FileAction.RETRY, _chosen(source, FileAction.RETRY, ids, selection), as_json=as_json)
 
 
-def _retry_lost(operations: Operations, *, named: bool, as_json: bool) -> None:
+def _retry_lost(source: FileSource, *, named: bool, as_json: bool) -> None:
     if named:
         fail("give ids, or --all STATUS, or --search TEXT, or --lost", 2)
-    done: list[int] = []
-    after = 0
-    while ids := operations.gone_requests(after=after, limit=BATCH):
-        done += operations.resubmit(ids, principal())
-        after = ids[-1]
+    done = source.retry_lost()
     if as_json:
         print_json({"retried": done, "refused": []})
     else:
@@ -100,8 +89,8 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel files that are pending or processing."""
-    settings, selection = load(home=home), _selection(every, search, queue, handler)
-    _apply(settings, FileAction.CANCEL, _chosen(settings, FileAction.CANCEL, ids, selection), as_json=as_json)
+    source, selection = file_source(home, ROLE), _selection(every, search, queue, handler)
+    _apply(source, FileAction.CANCEL, _chosen(source, FileAction.CANCEL, ids, selection), as_json=as_json)
 
 
 def delete(
@@ -116,11 +105,11 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete files that are completed, failed or cancelled, and their objects."""
-    settings, selection = load(home=home), _selection(every, search, queue, handler)
-    chosen = _chosen(settings, FileAction.DELETE, ids, selection)
+    source, selection = file_source(home, ROLE), _selection(every, search, queue, handler)
+    chosen = _chosen(source, FileAction.DELETE, ids, selection)
     if not yes:
-        _confirm_deletion(settings, chosen)
-    _apply(settings, FileAction.DELETE, chosen, as_json=as_json)
+        _confirm_deletion(source, chosen)
+    _apply(source, FileAction.DELETE, chosen, as_json=as_json)
 
 
 def _selection(status: Status | None, search: str, queue: str, handler: str) -> FileSelection:
@@ -128,7 +117,7 @@ def _selection(status: Status | None, search: str, queue: str, handler: str) -> 
     return FileSelection(status, search.strip(), queue, handler)
 
 
-def _chosen(settings: Settings, action: FileAction, ids: Sequence[int] | None, selection: FileSelection) -> list[int]:
+def _chosen(source: FileSource, action: FileAction, ids: Sequence[int] | None, selection: FileSelection) -> list[int]:
     """The ids that were given, or those of the files that match, ascending."""
     every = selection.status
     if bool(ids) == (every is not None or selection.narrow):
@@ -136,22 +125,16 @@ def _chosen(settings: Settings, action: FileAction, ids: Sequence[int] | None, s
     if ids:
         return list(dict.fromkeys(ids))
     if every is not None and not selection.narrow:
-        return _with_status(settings, every)
-    operations = _operations(settings)
+        return source.with_status(every)
     if not selection.eligible(action):
         allowed = " or ".join(status.value for status in action.statuses)
         fail(f"{every} files cannot be {action.done}, only {allowed} ones", 2)
-    upto, chosen, after = operations.newest_id(), list[int](), 0
-    while found := operations.matching_ids(action, selection, after=after, upto=upto, limit=BATCH):
-        chosen += found
-        after = found[-1]
-    return chosen
+    return source.matching(action, selection)
 
 
-def _confirm_deletion(settings: Settings, ids: Sequence[int]) -> None:
+def _confirm_deletion(source: FileSource, ids: Sequence[int]) -> None:
     """Show what would be deleted, and ask. Ends the command unless the answer is yes."""
-    with bootstrap.create_engine(settings, "operations").connect() as connection:
-        found = deletable(connection, ids, limit=TITLES_SHOWN)
+    found = source.deletable(ids, TITLES_SHOWN)
     if not found.count:
         return  # what is refused, and why, follows
     for file in found.first:
@@ -164,11 +147,10 @@ def _confirm_deletion(settings: Settings, ids: Sequence[int]) -> None:
         raise typer.Exit(1)
 
 
-def _apply(settings: Settings, action: FileAction, wanted: Sequence[int], *, as_json: bool) -> None:
-    operations, verb = _operations(settings), action.done
-    done, refused = [], []
+def _apply(source: FileSource, action: FileAction, wanted: Sequence[int], *, as_json: bool) -> None:
+    verb, done, refused = action.done, list[int](), list[FileRefusal]()
     for start in range(0, len(wanted), BATCH):
-        outcome = operations.apply(action, wanted[start : start + BATCH], principal())
+        outcome = source.apply(action, wanted[start : start + BATCH])
         done += outcome.done
         refused += outcome.refused
     if as_json:
@@ -181,9 +163,3 @@ def _apply(settings: Settings, action: FileAction, wanted: Sequence[int], *, as_
             say(f"… and {len(refused) - 20} more")
     if refused:
         raise typer.Exit(1)
-
-
-def _with_status(settings: Settings, status: Status) -> list[int]:
-    engine = bootstrap.create_engine(settings, "operations")
-    with engine.connect() as connection:
-        return ids_with_status(connection, status)

@@ -21,6 +21,16 @@ PIPE_COLUMNS = 240
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
+
+class CommandFailed(Exception):
+    """Ends the command with this sentence and exit code. `code` is that of a dashboard's response, if it gave one."""
+
+    def __init__(self, sentence: str, exit_code: int, code: str = "") -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+        self.code = code
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

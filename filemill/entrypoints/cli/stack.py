@@ -25,6 +25,8 @@ from filemill.entrypoints import demo as demonstration
 from filemill.entrypoints.cli.arguments import Home
 from filemill.entrypoints.cli.output import AsJson, console, errors, fail, print_json, print_table, say
 from filemill.entrypoints.cli.processes import PROTOCOLS
+from filemill.entrypoints.cli.rest_client import rest_client
+from filemill.entrypoints.cli.rest_status import print_status
 from filemill.errors import Unavailable
 from filemill.runtime.stack_state import ProcessRef, StackState, read_state, running_stack
 
@@ -237,7 +239,14 @@ def down(home: Home = None) -> None:
 
 
 def status(home: Home = None, *, as_json: AsJson = False) -> None:
-    """Show servers and processes with their addresses. Exit code 1 if no stack is running."""
+    """Show servers and processes with their addresses. Exit code 1 if no stack is running.
+
+    With FILEMILL_URL: who you are there, and the state of that deployment. Exit code 1 if a server is not ready.
+    """
+    client = rest_client(home)
+    if client is not None:
+        print_status(client, as_json=as_json)
+        return
     folder = home or default_home()
     stack = running_stack(folder)
     if as_json:

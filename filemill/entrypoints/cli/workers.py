@@ -12,8 +12,11 @@ from filemill.domain.stalls import StalledPartition
 from filemill.domain.worker_commands import WorkerCommandKind
 from filemill.domain.worker_events import SKEW_WARNING_SECONDS
 from filemill.entrypoints import bootstrap
+from filemill.entrypoints.cli import rest_lists
 from filemill.entrypoints.cli.arguments import Home, principal
 from filemill.entrypoints.cli.output import AsJson, exit_if_refused, fail, print_json, print_table, say
+from filemill.entrypoints.cli.rest_client import rest_client
+from filemill.entrypoints.cli.rest_lists import ListedWorkers
 from filemill.errors import Unavailable
 from filemill.queries import workers as worker_queries
 from filemill.queries.group import leases
@@ -47,7 +50,25 @@ def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
     While Kafka is unreachable, the state of a worker is unknown, unless it is a process of this machine's stack that
     has ended.
     """
-    settings = load(home=home)
+    client = rest_client(home)
+    found = _listed(load(home=home)) if client is None else rest_lists.workers(client)
+    views, shown, known = found.views, found.shown, found.obstacle is None
+    if as_json:
+        print_json([_document(view, shown[view.id], found.stalled if known else None) for view in views])
+        return
+    print_table(
+        ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
+        [_row(view, shown[view.id], known=known) for view in views],
+    )
+    if found.total > len(views):
+        say(f"… and {found.total - len(views):,} more; dead and stopped workers come last")
+    if not known:
+        say(f"{found.obstacle}, so what the workers do is unknown.")
+    for one in found.stalled if known else []:
+        say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
+
+
+def _listed(settings: Settings) -> ListedWorkers:
     engine = bootstrap.create_engine(settings, "workers")
     with ThreadPoolExecutor(1, "kafka") as pool, engine.connect() as connection:
         asked = pool.submit(_unreachable, settings)
@@ -59,20 +80,7 @@ def list_workers(home: Home = None, *, as_json: AsJson = False) -> None:
         visibility = Visibility(asked.result(), events_seconds=float("inf") if heard else 0.0)
     processes = local_processes(running_stack(settings.home))
     shown = {view.id: visibility.worker_state(view, processes.get(view.id)) for view in views}
-    known = visibility.events_known
-    if as_json:
-        print_json([_document(view, shown[view.id], stalled if known else None) for view in views])
-        return
-    print_table(
-        ["worker", "state", "last event", "starts", "partitions", "in flight", "files/s", "CPU s", "RSS MB", "clock"],
-        [_row(view, shown[view.id], known=known) for view in views],
-    )
-    if total > len(views):
-        say(f"… and {total - len(views):,} more; dead and stopped workers come last")
-    if not known:
-        say(f"{visibility.obstacle}, so what the workers do is unknown.")
-    for one in stalled if known else []:
-        say(f"{one.sentence[0].upper()}{one.sentence[1:]}")
+    return ListedWorkers(views, shown, total, stalled, None if visibility.events_known else visibility.obstacle)
 
 
 def _unreachable(settings: Settings) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import psutil
 
+from filemill.config import rest_server
 from filemill.config.settings import HOME_VARIABLE, PREFIX
 from filemill.runtime.stack_state import ProcessRef, WorkerState
 from filemill_infra.embedded import logs
@@ -25,6 +26,8 @@ FAILING_AFTER = 3
 
 # Variables with addresses and credentials of servers: inherited ones would override those of this stack.
 _REFERENCE_NAMES = ("KAFKA_BROKER", "S3_ENDPOINT", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+# And those of the person who starts the stack: no worker needs that person's token.
+_FOREIGN_NAMES = {*_REFERENCE_NAMES, *rest_server.VARIABLES, signals.MARK}
 _REFERENCE_PREFIXES = ("DATABASE_", "AWS_ENDPOINT_URL", "AWS_ACCESS_", "AWS_SECRET_", "AWS_SESSION_", "AWS_PROFILE")
 # Database roles that no worker uses: the owner and the reader.
 _ADMIN_PREFIXES = ("database_owner_", "database_reader_")
@@ -76,7 +79,7 @@ def worker_environment(
     kept = {
         name: value
         for name, value in inherited.items()
-        if name not in _REFERENCE_NAMES and not name.startswith(_REFERENCE_PREFIXES) and name != signals.MARK
+        if name not in _FOREIGN_NAMES and not name.startswith(_REFERENCE_PREFIXES)
     }
     for name in ("NO_PROXY", "no_proxy"):  # proxies are not for this machine
         kept[name] = ",".join(part for part in (kept.get(name, ""), LOOPBACK, "localhost") if part)
