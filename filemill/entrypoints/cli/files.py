@@ -115,9 +115,8 @@ def _submit(source: FileSource, request: NewFile, count: int, key: str, progress
     except CommandFailed as error:
         if not ids:
             raise
-        fail(
-            f"{error}\n{len(ids):,} were accepted. To submit the others, repeat the command: {command}", error.exit_code
-        )
+        more = f"Accepted before: {len(ids):,}. To submit the others, repeat the command: {command}"
+        fail(f"{error}\n{more}", error.exit_code)
     except Unavailable as error:
         fail(f"{error}\nThe requests may have been accepted. To retry safely, repeat the command: {command}", 3)
     return ids

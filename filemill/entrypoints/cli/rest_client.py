@@ -67,7 +67,10 @@ class RestClient:
         # A proxy of the environment is not for this machine: it would read a token on its way to http://localhost.
         trust_env = not is_loopback_name(httpx.URL(server.url).host)
         try:
-            self._http = httpx.Client(base_url=server.url, headers=headers, timeout=timeout, trust_env=trust_env)
+            verify = httpx.create_ssl_context()
+            self._http = httpx.Client(
+                base_url=server.url, headers=headers, timeout=timeout, trust_env=trust_env, verify=verify
+            )
         except (ValueError, ImportError, OSError):  # the text could quote the password of a proxy
             names = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
             raise CommandFailed(f"a value among {names} of the environment cannot be used", 2) from None
@@ -112,7 +115,11 @@ class RestClient:
 
     def _parts(self, response: httpx.Response) -> Iterator[bytes]:
         with self._transport_errors():
-            yield from response.iter_bytes()
+            try:
+                yield from response.iter_bytes()
+            except httpx.RemoteProtocolError:
+                cut = f"{self.url} ended the transfer before its end: its log says why, or the connection was lost"
+                raise CommandFailed(cut, 1) from None
 
     def _send(self, method: str, path: str, **given: Any) -> httpx.Response:  # noqa: ANN401 - of httpx
         response = self._once(method, path, given)
