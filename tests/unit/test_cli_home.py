@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 
 from filemill.config.settings import load
 from filemill.entrypoints import bootstrap, cli, doctor, kafka_only, roles
+from filemill.entrypoints.cli.arguments import REST_COMMANDS
 from filemill.entrypoints.doctor import DoctorCheck
+from filemill.errors import Unavailable
 from filemill.runtime.stack_registry import register_stack, running_stacks, unregister_stack
 from filemill.runtime.stack_state import ProcessRef, StackState, remove_state, write_state
 
@@ -93,6 +95,7 @@ def test_every_command_loads_the_settings_of_the_home(
 ) -> None:
     """A home with a stack is used instead of the one that the environment names: its broker is that of the settings."""
     monkeypatch.setenv("FILEMILL_HOME", str(tmp_path / "other"))
+    monkeypatch.setenv("FILEMILL_URL", "http://127.0.0.1:1")  # --home counts more
     home = tmp_path / "home"
     home.mkdir()
     servers: dict[str, str | int | float] = {
@@ -201,3 +204,25 @@ def test_lag_imports_no_database_and_no_page(arguments: list[str]) -> None:
     """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.split("\n")[:2] == ["[]", "lag 1"]
+
+
+# They need no server, or are about this machine alone.
+LOCAL = {"up", "down", "run", "demo", "handlers try"}
+
+
+def test_commands_that_rest_does_not_have_say_so(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FILEMILL_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("FILEMILL_TOKEN", "fm_hidden")
+    monkeypatch.setattr(bootstrap, "create_engine", lambda *_given: pytest.fail("it used the database"))
+    monkeypatch.setattr(kafka_only, "kafka_admin", lambda *_given: pytest.fail("it used Kafka"))
+    found = all_commands(app)
+    assert found.keys() >= REST_COMMANDS
+    for name in found.keys() - REST_COMMANDS - LOCAL:
+        result = CliRunner().invoke(app, [*name.split(), *ARGUMENTS.get(name, [])])
+        assert (result.exit_code, result.stdout) == (2, ""), name
+        assert f"`filemill {name}` needs the servers, and FILEMILL_URL selects REST" in result.stderr
+        assert "hidden" not in result.stderr
+    for name in REST_COMMANDS - LOCAL - {"submit"}:  # it tries again for a while
+        result = CliRunner().invoke(app, [*name.split(), *ARGUMENTS.get(name, [])])
+        assert isinstance(result.exception, Unavailable), f"{name}: {result.output}"
+        assert "hidden" not in str(result.exception)

@@ -13,11 +13,11 @@ import httpx
 import msgspec
 import pytest
 import trustme
+from pydantic import SecretStr
 
 from filemill.config.rest_server import RestServer, load_rest_server
 from filemill.config.settings import InvalidSettings
 from filemill.domain.idempotency import KeyReused
-from filemill.entrypoints.cli import rest_client
 from filemill.entrypoints.cli.output import CommandFailed
 from filemill.entrypoints.cli.rest_client import MissingEndpoint, RestClient
 from filemill.errors import InvalidRequest, Unavailable
@@ -87,7 +87,7 @@ def start() -> Iterator[Start]:
 
 
 def client_of(server: Server, token: str = TOKEN) -> RestClient:
-    return RestClient(RestServer(url=server.url, token=token), httpx.Timeout(5))
+    return RestClient(RestServer(url=server.url, token=SecretStr(token)), httpx.Timeout(5))
 
 
 def error(code: str, message: str, name: str | None = None) -> bytes:
@@ -158,7 +158,7 @@ def test_a_redirect_is_not_followed_and_its_address_is_not_quoted(start: Start, 
 
 def test_a_short_retry_after_is_waited_for_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(rest_client.time, "sleep", pauses.append)
+    monkeypatch.setattr("filemill.entrypoints.cli.rest_client.time.sleep", pauses.append)
     busy = (429, {**JSON, "Retry-After": "2"}, error("too_many_writes", "more than 1 a second"))
     server = start(busy, (201, JSON, b'{"name": "x"}'))
     assert client_of(server).post("/api/files", Document, {}) == Document("x")
@@ -173,7 +173,7 @@ def test_a_short_retry_after_is_waited_for_once(start: Start, monkeypatch: pytes
     "after", ["6", "86400", "99999999999999999999", "-1", "Wed, 21 Oct 2026 07:28:00 GMT", "٣", ""]
 )
 def test_another_retry_after_ends_the_command(start: Start, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest_client.time, "sleep", lambda _seconds: pytest.fail("it waited"))
+    monkeypatch.setattr("filemill.entrypoints.cli.rest_client.time.sleep", lambda _seconds: pytest.fail("it waited"))
     headers = {**JSON, "Retry-After": after} if after.isascii() else JSON
     server = start((429, headers, error("too_many_bytes_today", "enough for today")))
     with pytest.raises(CommandFailed, match=r"enough for today\. Try again") as refused:
@@ -194,7 +194,7 @@ def test_an_unreachable_server_and_one_that_is_cut_off_are_sentences(start: Star
         list(parts)
     for url in ("http://127.0.0.1:1", "https://127.0.0.1:1", f"https{server.url.removeprefix('http')}"):
         with pytest.raises(Unavailable) as unreachable:
-            RestClient(RestServer(url=url, token=TOKEN), httpx.Timeout(2)).get("/api/me", Document)
+            RestClient(RestServer(url=url, token=SecretStr(TOKEN)), httpx.Timeout(2)).get("/api/me", Document)
         assert unreachable.value.advice
         assert TOKEN not in str(unreachable.value)
 
