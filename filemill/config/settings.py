@@ -1,4 +1,4 @@
-"""Every setting, in one place. No other module reads the environment.
+"""Every setting of a process, in one place. Only `rest_server` has others. No other module reads the environment.
 
 A value comes from the first of: an argument; the environment (`FILEMILL_KAFKA_BROKER`, or the name in the reference
 design, such as `KAFKA_BROKER`); a secret's file; the embedded stack that runs under the home folder; the default.
