@@ -12,7 +12,7 @@ from filemill.domain.files import NewFile, Status
 from filemill.domain.idempotency import HEADER
 from filemill.domain.integrity import ExpectedObject
 from filemill.entrypoints.cli.output import CommandFailed
-from filemill.entrypoints.cli.rest_client import MissingEndpoint, RestClient
+from filemill.entrypoints.cli.rest_client import RestClient
 from filemill.errors import InvalidRequest
 from filemill.queries.files import LIMIT_MAX, FilePage, FilesToDelete, FileTitle
 from filemill_dashboard.rest.records import IDS_MAX
@@ -48,6 +48,7 @@ class RestFiles:
     def __init__(self, client: RestClient) -> None:
         self._client = client
         self._final: dict[int, Status] = {}
+        self._listed: dict[int, FileRow] = {}
 
     def submit(self, files: list[NewFile], key: str) -> list[int]:
         """See FileSource."""
@@ -85,8 +86,6 @@ class RestFiles:
         """See FileSource."""
         try:
             return self._client.get(f"/api/files/{file_id}", FileRow)
-        except MissingEndpoint:
-            raise
         except CommandFailed as error:
             if error.code == "not_found":
                 return None
@@ -121,7 +120,7 @@ class RestFiles:
         """See FileSource."""
         count, first = 0, list[FileTitle]()
         for file_id in sorted(ids):
-            row = self.file(file_id)
+            row = self._listed.get(file_id) or self.file(file_id)
             if row is not None and row.status.terminal:
                 count += 1
                 first += [FileTitle(row.id, row.title)][: limit - len(first)]
@@ -146,6 +145,7 @@ class RestFiles:
         cursor: str | None = ""
         while cursor is not None:
             page = self._list(selection, LIMIT_MAX, cursor)
+            self._listed |= {row.id: row for row in page.items}
             yield from (row.id for row in page.items)
             cursor = page.next_cursor
 
