@@ -156,7 +156,7 @@ def without(document: str, *names: str) -> Any:
 def test_files_are_listed_alike(commands: Commands, dashboard: Rest, engine: sa.Engine) -> None:
     del dashboard
     for status in ("pending", "processing", "failed", "cancelled", "completed"):
-        insert(engine, status, f"{status} \x07 [bold]1[/bold]", "Report")
+        insert(engine, status, f"{status} [bold]1[/bold] \u202e", "Report")
     for arguments in (
         ("files",),
         ("files", "--status", "failed"),
@@ -228,7 +228,7 @@ def test_files_are_retried_cancelled_and_deleted_alike(commands: Commands, dashb
         return Outcome(found.code, *text)
 
     with engine.begin() as connection:
-        connection.execute(sa.text("ALTER SEQUENCE files_id_seq RESTART WITH 1000"))
+        connection.execute(sa.text("SELECT setval(pg_get_serial_sequence('files', 'id'), 1000)"))
     for way in (
         "retry --json {0} {1}",
         "retry --search old",
@@ -275,7 +275,9 @@ def test_a_download_is_checked_and_replaces_a_file_only_if_it_is_right(
     commands: Commands, dashboard: Rest, engine: sa.Engine, settings: Settings, tmp_path: Path, size: int
 ) -> None:
     file_id, body = completed(dashboard, engine, settings, size)
-    target = tmp_path / "target"
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    target = folder / "target"
     expected = Outcome(0, "", f"{target}: {size} bytes\n")
     assert commands.both("download", str(file_id), "--output", str(target), who="vic") == expected
     assert target.read_bytes() == body
@@ -288,7 +290,7 @@ def test_a_download_is_checked_and_replaces_a_file_only_if_it_is_right(
     else:
         assert "ended the transfer before its end" in refused.err
     assert target.read_text() == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert [path.name for path in folder.iterdir()] == ["target"]
     denied = commands.rest("vic", "download", str(file_id), "--output", str(tmp_path / "no" / "folder"))
     assert (denied.code, "No such file or directory" in denied.err) == (1, True)
 

@@ -103,6 +103,9 @@ def test_a_workers_environment_has_only_the_stacks_servers(tmp_path: Path) -> No
         "FILEMILL_KAFKA_BROKER": "elsewhere:9092",
         "FILEMILL_LOG_LEVEL": "debug",
         "FILEMILL_STACK_RUN": "another",
+        "FILEMILL_URL": "https://elsewhere",
+        "FILEMILL_TOKEN": "fm_x",
+        "FILEMILL_TOKEN_FILE": "/x",
         "no_proxy": "intranet",
     }
     settings: dict[str, str | int | float] = {"kafka_broker": "127.0.0.1:1", "database_port": 2}
