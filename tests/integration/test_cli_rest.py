@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -96,18 +97,29 @@ def commands(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Commands]:
     engines: list[sa.Engine] = []
+    clients: list[httpx.Client] = []
     create = bootstrap.create_engine
+
+    class Client(httpx.Client):
+        """A command leaves its connections to the end of its process."""
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            clients.append(self)
 
     def create_engine(settings: Settings, role: str) -> sa.Engine:
         engines.append(create(settings, role))
         return engines[-1]
 
     monkeypatch.setattr(bootstrap, "create_engine", create_engine)
+    monkeypatch.setattr(httpx, "Client", Client)
     if not cli.app.registered_commands:
         cli.register(["--help"])
     monkeypatch.setattr(cli, "register", lambda _arguments: None)
     monkeypatch.setattr("filemill.config.logging.configure_for_command", lambda: None)
     yield Commands(settings, tmp_path / "home", monkeypatch, capsys)
+    for client in clients:
+        client.close()
     for engine in engines:
         engine.dispose()
 
