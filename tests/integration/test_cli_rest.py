@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+import structlog.testing
 
 from filemill.adapters.postgres.tables import File, OutboxRow, PersonalToken
 from filemill.adapters.postgres.worker_events import store_events
@@ -84,12 +85,13 @@ class Commands:
         self._monkeypatch.setattr(sys, "argv", ["filemill", *arguments])
         self._monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         self._capture.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        # Without a configuration, the lines of the Kafka client go to stdout.
+        with structlog.testing.capture_logs(), pytest.raises(SystemExit) as ended:
             cli.main()
         printed = self._capture.readouterr()
         assert isinstance(ended.value.code, int)
         assert "Traceback" not in printed.err
-        return Outcome(ended.value.code, printed.out, printed.err)
+        return Outcome(ended.value.code, printed.out, printed.err.lstrip("\n"))  # the end of a progress bar
 
 
 @pytest.fixture
