@@ -15,4 +15,5 @@ def add_me(app: FastAPI) -> None:
     @app.get("/api/me", responses=responses(200, Me), summary="Who the sender of this request is")
     async def me(request: Request) -> Response:
         principal = request_principal(request)
-        return json_response(Me(principal.name, principal.role, principal.source.authentication))
+        by = principal.source.authentication if principal.token is None else f"token:{principal.token}"
+        return json_response(Me(principal.name, principal.role, by))
