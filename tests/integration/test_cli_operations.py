@@ -180,7 +180,7 @@ def test_dead_letters_are_dismissed_and_restored(command: Command, settings: Set
         headers = [("filemill-reason", reason)]
         topics.publish(settings, settings.topic_dead_letters, [b"x"], partition=0, headers=headers)
     dismissed = command("dlq", "dismiss", "--all", "--reason", "s3 said")
-    assert dismissed.stderr == "1 dead letter dismissed\n"
+    assert dismissed.stderr == "1 dead letter dismissed\n", repr(dismissed.exception)
     left = json.loads(command("dlq", "list", "--still-broken", "--json").stdout)["letters"]
     assert [letter["place"] for letter in left] == ["0:1"]
     everything = json.loads(command("dlq", "list", "--json").stdout)["letters"]
