@@ -203,7 +203,7 @@ def test_the_openapi_document_has_all_paths_and_schemas(rest: Rest) -> None:
         "/api/files/{id}/cancel", "/api/files/retry", "/api/files/cancel", "/api/files/delete", "/api/files/export",
         "/api/dead-letters", "/api/dead-letters/replay", "/api/workers", "/api/workers/{id}", "/api/workers/{id}/quiet",
         "/api/workers/{id}/resume", "/api/pipeline", "/api/offsets/reset", "/api/audit",
-        "/api/handlers", "/api/handlers/{name}", "/api/notebook", "/api/audit/export", "/healthz", "/readyz",
+        "/api/handlers", "/api/handlers/{name}", "/api/notebook", "/api/audit/export", "/api/me", "/healthz", "/readyz",
     }  # fmt: skip
     schemas = document["components"]["schemas"]
     assert {"FileRow", "FileList", "ErrorBody"} <= set(schemas)
