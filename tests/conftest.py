@@ -27,7 +27,7 @@ KIND = os.environ.get("FILEMILL_TEST_SERVERS", "embedded")
 
 # `make test` runs the tests in these folders, and of the other folders the files in FAST_FILES. All others have the
 # marker `full`; `make test-rest` and `make test-all` run them.
-FAST_FOLDERS = ("tests/unit/", "tests/handlers/", "tests/contract/", "tests/dashboard/", "tests/benchmarks/")
+FAST_FOLDERS = ("tests/unit/", "tests/handlers/", "tests/contract/", "tests/dashboard/")
 FAST_FILES = (
     "tests/acceptance/test_stack.py",
     "tests/acceptance/test_wheel.py",
