@@ -93,6 +93,7 @@ def test_requests_for_removed_partitions_do_not_block_others(harness: PipelineHa
     (relay,) = harness.start("relay")
     on_old = harness.submit(6)
     wait_until(lambda: len(topics.read(harness.settings, topic)) == 6, PATIENCE_SECONDS, "they are on the topic")
+    wait_until(lambda: harness.outbox_depth() == 0, PATIENCE_SECONDS, "the relay has recorded that")
     relay.suspend()
     ids = harness.submit(6)
     relay.kill()
