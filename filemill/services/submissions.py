@@ -4,17 +4,18 @@ A request is accepted when its transaction commits: its row in `files`, its row 
 if it has one. The relay publishes it from the outbox.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
 from filemill.adapters.postgres.connection import in_transaction
-from filemill.adapters.postgres.file_rows import FileRow
+from filemill.adapters.postgres.file_rows import FileRow, locations_of_owner
 from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
 from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
 from filemill.config.settings import DEFAULT_QUEUES
 from filemill.domain.accounts import is_account_name
-from filemill.domain.files import NewFile
+from filemill.domain.file_actions import only_owner
+from filemill.domain.files import NewFile, file_id_in_key
 from filemill.domain.limits import LimitExceeded, Limits
 from filemill.domain.permissions import Permission, Principal
 from filemill.errors import InvalidRequest
@@ -53,12 +54,15 @@ class Submissions:
         wake_relay: Callable[[], None] = no_relay,
         queues: Collection[str] = tuple(DEFAULT_QUEUES),
         limits: Limits = NO_LIMITS,
+        *,
+        own_files_only: bool = False,
     ) -> None:
-        """`queues`: the names of all queues."""
+        """`queues`: the names of all queues. `own_files_only`: inputs must be results that the principal may read."""
         self._engine = engine
         self._wake_relay = wake_relay
         self._jobs = JobRequests(queues)
         self._quotas = Quotas(limits)
+        self._own_files_only = own_files_only
 
     def usage(self, principal: Principal) -> UsageView | None:
         """What a principal has used of the limits; None: nothing limits it. Raises Unavailable."""
@@ -97,7 +101,7 @@ class Submissions:
             authorize(self._engine, principal, Permission.CREATE_FILES)
 
         def insert(connection: sa.Connection) -> list[FileRow | LimitExceeded]:
-            checked = self._jobs.check(connection, files)
+            checked = self._check(connection, files, principals)
             refused = self._quotas.use_each(connection, principals, checked)
             good = [place for place, error in enumerate(refused) if error is None]
             accepted = iter(
@@ -134,7 +138,7 @@ class Submissions:
         def insert(connection: sa.Connection) -> tuple[FileRow, bool]:
             known = claim_key(connection, key, [file])
             if known is None:
-                (checked,) = self._jobs.check(connection, [file])
+                (checked,) = self._check(connection, [file], [principal])
                 self._quotas.use(connection, principal, [checked])
                 row = insert_request(connection, checked, traceparent=traceparent, owner=principal.name)
                 store_ids(connection, key, [row.id], requested_at=row.created_at)
@@ -152,13 +156,23 @@ class Submissions:
         authorize(self._engine, principal, Permission.CREATE_FILES, asked=len(files))
 
         def insert(connection: sa.Connection) -> list[int]:
-            checked = self._jobs.check(connection, files)
+            checked = self._check(connection, files, [principal] * len(files))
             self._quotas.use(connection, principal, checked)
             return insert_many(connection, checked, principal.name)
 
         ids = in_transaction(self._engine, insert)
         self._wake_relay()
         return ids
+
+    def _check(
+        self, connection: sa.Connection, files: Sequence[NewFile], principals: Sequence[Principal]
+    ) -> list[NewFile]:
+        """The requests, each with its queue. Raises InvalidRequest for the first one that cannot be accepted."""
+        for file, principal in zip(files, principals, strict=True):
+            owner = only_owner(principal, own_files_only=self._own_files_only)
+            if file.inputs and owner is not None:
+                _check_inputs(connection, file.inputs, owner)
+        return self._jobs.check(connection, files)
 
     def submit_many_once(self, files: Sequence[NewFile], key: str, *, principal: Principal) -> list[int]:
         """Submit many requests with one idempotency key, once; returns their ids. Raises KeyReused."""
@@ -169,7 +183,7 @@ class Submissions:
             known = claim_key(connection, key, files)
             if known is not None:
                 return known.ids
-            checked = self._jobs.check(connection, files)
+            checked = self._check(connection, files, [principal] * len(files))
             self._quotas.use(connection, principal, checked)
             ids = insert_many(connection, checked, principal.name)
             store_ids(connection, key, ids)
@@ -178,6 +192,19 @@ class Submissions:
         ids = in_transaction(self._engine, insert)
         self._wake_relay()
         return ids
+
+
+def _check_inputs(connection: sa.Connection, inputs: Mapping[str, str], owner: str) -> None:
+    """Raises InvalidRequest unless each input is the present result of a file of this owner.
+
+    The error is the same for an object of somebody else and for none: keys can be guessed.
+    """
+    keys = {name: key.removeprefix("s3://") for name, key in inputs.items()}
+    ids = {file_id for key in keys.values() if (file_id := file_id_in_key(key)) is not None}
+    readable = locations_of_owner(connection, ids, owner)
+    for name, key in keys.items():
+        if key not in readable:
+            raise InvalidRequest(f"inputs.{name}", "is not the key of a completed file of yours")
 
 
 def _of_principal(key: str, principal: Principal) -> str:

@@ -1,6 +1,6 @@
 """Owners of files: who may act on a file, and whose files are hidden with FILEMILL_OWN_FILES_ONLY."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import Account, File, Operation, Tombstone
 from filemill.config.settings import Settings
-from filemill.domain.files import NewFile
+from filemill.domain.files import NewFile, object_key
+from filemill.domain.handlers import TEXT_SPEC, HandlerSpec
 from filemill.domain.permissions import Principal, Role
+from filemill.errors import InvalidRequest
 from filemill.services.accounts import Accounts
 from filemill.services.submissions import Submissions
 from filemill.services.tokens import Tokens
@@ -19,6 +21,7 @@ from filemill_dashboard.state import page_data, principals
 from filemill_dashboard.state import services as services_module
 from filemill_dashboard.state.page_data import FileQuery
 from filemill_dashboard.state.services import Services
+from tests.integration.announcements import announce
 from tests.integration.rest import Rest, change, serving
 from tests.principals import TEST
 
@@ -189,6 +192,46 @@ def test_all_ways_to_submit_store_the_owner(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         found = connection.execute(sa.select(File.owner).order_by(File.id)).scalars().all()
     assert found == ["sue", "sam", "sue", "sam", "sue", "sam", "sam", "test"]
+
+
+def test_inputs_are_own_results_if_files_of_others_are_hidden(engine: sa.Engine) -> None:
+    announce(engine, TEXT_SPEC, HandlerSpec(name="table", schema={"type": "object"}, content_type="text/csv"))
+    sue, sam, olga = (Principal(name, PEOPLE[name]) for name in ("sue", "sam", "olga"))
+    submissions = Submissions(engine, own_files_only=True)
+    keys = {}
+    for who in (sue, sam):
+        row = submissions.submit(NewFile("A file", ""), principal=who)
+        keys[who.name] = object_key(row.id, row.created_at)
+        change(engine, row.id, status="completed", s3_location=keys[who.name])
+    pending = submissions.submit(NewFile("Pending", ""), principal=sue)
+
+    def job(key: str) -> NewFile:
+        return NewFile("A job", handler="table", inputs={"data.csv": key})
+
+    ways: list[Callable[[NewFile, Principal], object]] = [
+        lambda file, who: submissions.submit(file, principal=who),
+        lambda file, who: submissions.submit_once(file, file.inputs["data.csv"], principal=who),
+        lambda file, who: submissions.submit_many([file], principal=who),
+        lambda file, who: submissions.submit_many_once([file], file.inputs["data.csv"], principal=who),
+    ]
+    of_others = [
+        keys["sam"],
+        f"s3://{keys['sam']}",
+        f"/{keys['sam']}",
+        f"x/../{keys['sam']}",
+        object_key(pending.id, pending.created_at),
+        keys["sue"].replace("file-", "checkpoint-"),
+        "file-999-1.txt",
+        "other.csv",
+    ]
+    for submit in ways:
+        for key in of_others:
+            with pytest.raises(InvalidRequest, match="is not the key of a completed file of yours") as caught:
+                submit(job(key), sue)
+            assert caught.value.field == "inputs.data.csv"
+        submit(job(f"s3://{keys['sue']}"), sue)
+        submit(job(keys["sam"]), olga)
+    Submissions(engine).submit(job(keys["sam"]), principal=sue)
 
 
 def test_page_data_hides_files_of_others(

@@ -90,7 +90,11 @@ class Services:
     @cached_property
     def submissions(self) -> Submissions:
         """Accepts requests, and wakes the relay of this process."""
-        return Submissions(self._engine, self._wake_relay, list(self.settings.all_queues), self.settings.limits)
+        settings = self.settings
+        queues = list(settings.all_queues)
+        return Submissions(
+            self._engine, self._wake_relay, queues, settings.limits, own_files_only=settings.own_files_only
+        )
 
     @cached_property
     def operations(self) -> Operations:

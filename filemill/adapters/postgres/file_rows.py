@@ -1,6 +1,6 @@
 """A row of `files`, as pages, REST and the command line show it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -85,3 +85,11 @@ def file_row(row: Sequence[Any]) -> FileRow:
     """A file from its columns, in the order of COLUMN_NAMES; further columns are ignored."""
     values = dict(zip(FIELDS, row, strict=False))
     return FileRow(**{**values, "status": Status(values["status"])})
+
+
+def locations_of_owner(connection: sa.Connection, ids: Collection[int], owner: str) -> set[str]:
+    """The keys of the results of those of these files that are completed and of this owner."""
+    if not ids:
+        return set()
+    query = sa.select(File.s3_location).where(File.id.in_(ids), File.owner == owner, File.status == Status.COMPLETED)
+    return {key for key in connection.execute(query).scalars() if key is not None}
