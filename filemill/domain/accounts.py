@@ -15,6 +15,9 @@ PASSWORD_MAX_CHARACTERS = 256
 # Of somebody who signs in at a provider: the provider's name, and a name there (`filemill.domain.federation`).
 PROVIDER_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9._@-]{0,63}(~[0-9a-f]{16})?")
 
+# Before the name of somebody whom a trusted proxy signed in.
+PROXY_PREFIX = "proxy:"
+
 SESSION_IDLE = timedelta(hours=12)
 SESSION_MAX = timedelta(days=7)
 # At a provider somebody may have lost a role meanwhile, which only the next sign-in shows.
@@ -47,6 +50,11 @@ def is_account_name(name: str) -> bool:
     """Whether a principal's name is that of an account."""
     known = NAME_PATTERN.fullmatch(name) or PROVIDER_NAME_PATTERN.fullmatch(name)
     return known is not None and name not in RESERVED_NAMES
+
+
+def is_person(name: str) -> bool:
+    """Whether a principal's name is that of one person: of an account, or as a proxy says."""
+    return is_account_name(name) or name.startswith(PROXY_PREFIX)
 
 
 def check_password(password: str) -> str:

@@ -321,7 +321,7 @@ def _wanted(selection: FileSelection) -> dict[str, Any] | None:
     if not all(_storable(text) for text in (search, queue, handler)):
         return None
     if selection.owner is not None:
-        wanted["owner"] = selection.owner
+        wanted["person" if ":" in selection.owner else "owner"] = selection.owner
     if queue:
         wanted["queue" if queue != DEFAULT_QUEUE else "default_queue"] = queue
     if handler:
@@ -347,7 +347,8 @@ _CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
     "queue": sa.and_(File.queue == sa.bindparam("queue"), File.queue != sa.literal_column("'default'")),
     "default_queue": File.queue == sa.bindparam("default_queue"),
     "handler": File.handler == sa.bindparam("handler"),
-    # The planner uses the partial index only if it sees its condition. An owner that limits a list has an account.
+    # The planner uses the partial index of accounts only if it sees its condition. People of a proxy are not in it.
+    "person": File.owner == sa.bindparam("person"),
     "owner": sa.and_(File.owner == sa.bindparam("owner"), sa.literal_column("strpos(owner, ':') = 0")),
     "id": File.id == sa.bindparam("id"),
     "title": sa.func.coalesce(File.title_search, File.title).ilike(sa.bindparam("title"), escape="\\"),

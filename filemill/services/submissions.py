@@ -13,7 +13,7 @@ from filemill.adapters.postgres.file_rows import FileRow, locations_of_owner
 from filemill.adapters.postgres.idempotency import claim_key, row_as_accepted, store_ids
 from filemill.adapters.postgres.outbox import insert_many, insert_request, insert_requests
 from filemill.config.settings import DEFAULT_QUEUES
-from filemill.domain.accounts import is_account_name
+from filemill.domain.accounts import is_person
 from filemill.domain.file_actions import only_owner
 from filemill.domain.files import NewFile, file_id_in_key
 from filemill.domain.limits import LimitExceeded, Limits
@@ -210,9 +210,9 @@ def _check_inputs(connection: sa.Connection, inputs: Mapping[str, str], owner: s
 def _of_principal(key: str, principal: Principal) -> str:
     """An idempotency key that another person cannot use: it would get, or block, the request of the first.
 
-    Programs without an account share theirs: they are all admins, and their names contain changing addresses.
+    Programs without a person share theirs: they are all admins, and their names contain changing addresses.
     """
-    return f"{principal.name}\n{key}" if is_account_name(principal.name) else key
+    return f"{principal.name}\n{key}" if is_person(principal.name) else key
 
 
 def _check_wanted(still_wanted: Callable[[], bool]) -> None:

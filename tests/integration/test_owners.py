@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from filemill.adapters.postgres.outbox import insert_many
 from filemill.adapters.postgres.tables import Account, File, Operation, Tombstone
 from filemill.config.settings import Settings
+from filemill.domain.file_actions import FileSelection
 from filemill.domain.files import NewFile, object_key
 from filemill.domain.handlers import TEXT_SPEC, HandlerSpec
 from filemill.domain.permissions import Principal, Role
 from filemill.errors import InvalidRequest
+from filemill.queries.files import list_files
 from filemill.services.accounts import Accounts
 from filemill.services.submissions import Submissions
 from filemill.services.tokens import Tokens
@@ -192,6 +194,18 @@ def test_all_ways_to_submit_store_the_owner(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         found = connection.execute(sa.select(File.owner).order_by(File.id)).scalars().all()
     assert found == ["sue", "sam", "sue", "sam", "sue", "sam", "sam", "test"]
+
+
+def test_people_of_a_proxy_have_lists_and_idempotency_keys_of_their_own(engine: sa.Engine) -> None:
+    submissions = Submissions(engine)
+    ann, bob = (Principal(f"proxy:{name}", Role.SUBMITTER) for name in ("ann", "bob"))
+    first, _ = submissions.submit_once(NewFile("Ann's", ""), "key", principal=ann)
+    second, known = submissions.submit_once(NewFile("Bob's", ""), "key", principal=bob)
+    assert not known
+    assert submissions.submit_many_once([NewFile("Ann's", "")], "key", principal=ann) == [first.id]
+    with engine.connect() as connection:
+        assert [row.id for row in list_files(connection, FileSelection(owner=ann.name)).items] == [first.id]
+        assert [row.id for row in list_files(connection, FileSelection(owner=bob.name)).items] == [second.id]
 
 
 def test_inputs_are_own_results_if_files_of_others_are_hidden(engine: sa.Engine) -> None:

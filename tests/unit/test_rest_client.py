@@ -156,6 +156,12 @@ def test_a_redirect_is_not_followed_and_its_address_is_not_quoted(start: Start, 
     assert other.requests == []
 
 
+@pytest.mark.parametrize("headers", [{}, {"Location": ""}, {"Location": "http://[bad"}, {"Location": "/sign-in"}])
+def test_a_redirect_without_an_address_of_a_server_is_a_sentence(start: Start, headers: dict[str, str]) -> None:
+    with pytest.raises(CommandFailed, match="redirects to another path, which was not followed"):
+        client_of(start((302, headers, b""))).get("/api/me", Document)
+
+
 def test_a_short_retry_after_is_waited_for_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("filemill.entrypoints.cli.rest_client.time.sleep", pauses.append)

@@ -8,6 +8,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
 from filemill.config.settings import Settings
+from filemill.domain.accounts import PROXY_PREFIX
 from filemill.domain.federation import highest_role
 from filemill_dashboard.asgi.authentication import NoRole, log_rejection
 from filemill_dashboard.asgi.proxies import PEER, TrustedProxies
@@ -45,7 +46,7 @@ class ProxyAuthenticator:
                 f"{user} is signed in, but has no role in filemill. An admin gives one of your groups a role in "
                 "FILEMILL_PROXY_ROLES."
             )
-        name = f"proxy:{user}" if email in {"", user} else f"proxy:{user} ({email})"
+        name = f"{PROXY_PREFIX}{user}" if email in {"", user} else f"{PROXY_PREFIX}{user} ({email})"
         end = (time.time() // PERIOD_SECONDS + 2) * PERIOD_SECONDS
         return Identity(name, role, expires_at=end)
 

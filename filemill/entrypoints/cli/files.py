@@ -1,5 +1,6 @@
 """`filemill submit | files | download`."""
 
+import re
 import secrets
 import sys
 import time
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from filemill.adapters.postgres.file_rows import FileRow
 from filemill.domain.cursors import InvalidCursor
 from filemill.domain.file_actions import FileSelection
-from filemill.domain.files import NewFile, Status, new_file
+from filemill.domain.files import NewFile, Status, file_id_in_key, new_file
 from filemill.domain.handlers import TEXT_HANDLER
 from filemill.domain.idempotency import KeyReused, parse_key
 from filemill.domain.integrity import ObjectMismatch
@@ -26,6 +27,8 @@ from filemill.services.job_requests import encode_parameters, parse_parameters
 
 # Pauses before a retry. If the server is unreachable for longer, the command ends.
 RETRY_SECONDS = (0.5, 1.0)
+# A name that a terminal shows as it is, and that no program looks for.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 def register(app: typer.Typer) -> None:
@@ -220,7 +223,7 @@ def download(
         fail(f"there is no file {file_id}", 1)
     if row.status is not Status.COMPLETED or row.s3_location is None:
         fail(f"file {file_id} is {row.status}: only a completed file can be downloaded", 1)
-    target = output or Path(Path(row.s3_location).name)
+    target = output or _default_path(row.id, row.s3_location)
     try:
         size = _write(target, source.content(row, row.s3_location))
     except ObjectMismatch as error:
@@ -229,6 +232,20 @@ def download(
         fail(f"{target}: {error.strerror}", 1)
     if str(output) != "-":
         say(f"{target}: {size} bytes")
+
+
+def _default_path(file_id: int, key: str) -> Path:
+    """Where a result is written to by default: its own name in the current folder.
+
+    Who answers chooses the name, so it is never hidden, and only a name that filemill gives replaces a file.
+    """
+    name = Path(key).name
+    if file_id_in_key(name) == file_id:
+        return Path(name)
+    path = Path(name if _PLAIN_NAME.fullmatch(name) else f"file-{file_id}")
+    if path.exists():
+        fail(f"{path} exists already: name the file to write to with --output", 1)
+    return path
 
 
 def _write(target: Path, parts: Iterator[bytes]) -> int:

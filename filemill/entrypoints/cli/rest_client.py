@@ -162,8 +162,7 @@ class RestClient:
         """Raise what a response means that is not a success."""
         status = response.status_code
         if response.is_redirect:
-            target = httpx.URL(response.headers["Location"])
-            where = f"{target.scheme}://{target.netloc.decode()}" if target.host else "another path"
+            where = _server_of(response.headers.get("Location", "")) or "another path"
             advice = "Set FILEMILL_URL to the address of the dashboard itself"
             raise CommandFailed(self._clean(f"{self.url} redirects to {where}, which was not followed. {advice}"), 1)
         try:
@@ -216,6 +215,15 @@ def rest_client(home: Path | None) -> RestClient | None:
     return None if server is None else RestClient(server)
 
 
+def _server_of(address: str) -> str:
+    """The scheme and the host of an address; empty if it has none."""
+    try:
+        target = httpx.URL(address)
+    except httpx.InvalidURL:
+        return ""
+    return f"{target.scheme}://{target.netloc.decode()}" if target.host else ""
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -225,7 +233,7 @@ def _text(value: object) -> str:
 def _date(response: httpx.Response) -> datetime:
     try:
         return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return datetime.now(UTC).replace(microsecond=0)
 
 
