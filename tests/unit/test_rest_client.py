@@ -156,7 +156,7 @@ def test_a_redirect_is_not_followed_and_its_address_is_not_quoted(start: Start, 
     assert other.requests == []
 
 
-@pytest.mark.parametrize("headers", [{}, {"Location": ""}, {"Location": "http://[bad"}, {"Location": "/sign-in"}])
+@pytest.mark.parametrize("headers", [{}, {"Location": ""}, {"Location": "/sign-in"}])
 def test_a_redirect_without_an_address_of_a_server_is_a_sentence(start: Start, headers: dict[str, str]) -> None:
     with pytest.raises(CommandFailed, match="redirects to another path, which was not followed"):
         client_of(start((302, headers, b""))).get("/api/me", Document)

@@ -216,11 +216,8 @@ def rest_client(home: Path | None) -> RestClient | None:
 
 
 def _server_of(address: str) -> str:
-    """The scheme and the host of an address; empty if it has none."""
-    try:
-        target = httpx.URL(address)
-    except httpx.InvalidURL:
-        return ""
+    """The scheme and the host of an address; empty if it has none. httpx has refused an invalid one before."""
+    target = httpx.URL(address)
     return f"{target.scheme}://{target.netloc.decode()}" if target.host else ""
 
 
