@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from filemill.domain.files import NewFile
+from filemill.domain.origins import client_key
 from filemill.domain.permissions import Principal
 
 DAY_SECONDS = 86_400
@@ -93,7 +94,7 @@ def limit_key(principal: Principal) -> str | None:
     authentication, address = principal.source.authentication, principal.source.address
     if authentication == "cli" or (authentication == "local" and not address):
         return None
-    return f"address {address}" if authentication in {"local", "launch token"} else f"name {principal.name}"
+    return f"address {client_key(address)}" if authentication in {"local", "launch token"} else f"name {principal.name}"
 
 
 def burst_left(limits: Limits, usage: Usage, now: float) -> int:

@@ -31,6 +31,14 @@ class Origin:
     port: int
 
 
+def client_key(peer: str) -> str:
+    """The key that a client is counted by: an IPv4 address or an IPv6 /64, since one host has a whole /64."""
+    if ":" not in peer:
+        return peer
+    address = parse_ip(peer.partition("%")[0])
+    return peer if address is None or address.version == 4 else ":".join(address.exploded.split(":")[:4])
+
+
 def parse_ip(text: str) -> IpAddress | None:
     """The IP address. An IPv4-mapped IPv6 address becomes IPv4."""
     try:

@@ -25,6 +25,7 @@ from filemill.domain.accounts import (
     check_password,
     known_name,
 )
+from filemill.domain.origins import client_key
 from filemill.domain.permissions import Permission, Principal, Role
 from filemill.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from filemill.services.access import authorize
@@ -215,12 +216,21 @@ class Sessions:
         )
         if account is None or not right:
             return None
-        if needs_rehash(account.password_hash):
-            rehashed = hash_password(password)
-            in_transaction(
-                self._engine, lambda connection: rows.update_account(connection, known, password_hash=rehashed)
-            )
-        secret = self.open(account.id, address, former, SESSION_MAX)
+        verified = account.password_hash
+        rehashed = hash_password(password) if needs_rehash(verified) else None
+
+        def is_current(connection: sa.Connection) -> bool:
+            """Lock the account until the session exists: its password may have changed since it was read."""
+            present = rows.credentials_of(connection, known, lock=True)
+            if present is None or present.password_hash != verified:
+                return False
+            if rehashed is not None:
+                rows.update_account(connection, known, password_hash=rehashed)
+            return True
+
+        secret = self._open(account.id, address, former, SESSION_MAX, is_current=is_current)
+        if secret is None:
+            return None
         log.info("Signed in", account=known, address=address)
         return secret
 
@@ -228,14 +238,32 @@ class Sessions:
         self, account: int, address: str, former: str, lasts: timedelta, provider_session: str | None = None
     ) -> str:
         """Start a session of an account; returns its secret. The session of the secret `former` ends."""
+        secret = self._open(account, address, former, lasts, provider_session)
+        assert secret is not None
+        return secret
+
+    def _open(
+        self,
+        account: int,
+        address: str,
+        former: str,
+        lasts: timedelta,
+        provider_session: str | None = None,
+        is_current: Callable[[sa.Connection], bool] = lambda _connection: True,
+    ) -> str | None:
+        """Start a session unless `is_current` says no in the same transaction; then returns None."""
         secret = secrets.token_urlsafe(32)
 
-        def store(connection: sa.Connection) -> None:
+        def store(connection: sa.Connection) -> bool:
+            if not is_current(connection):
+                return False
             if former:
                 rows.delete_sessions(connection, key=session_key(former))
             rows.insert_session(connection, session_key(secret), account, address, lasts, provider_session)
+            return True
 
-        in_transaction(self._engine, store)
+        if not in_transaction(self._engine, store):
+            return None
         self._cache.forget(session_key(former))
         return secret
 
@@ -297,7 +325,8 @@ class Sessions:
         return Principal(row.name, row.role)
 
     def _count_try(self, name: str, address: str) -> None:
-        by_account, by_address = self.count_tries([f"account {name} {address}", f"address {address}"])
+        client = client_key(address)
+        by_account, by_address = self.count_tries([f"account {name} {client}", f"address {client}"])
         if by_account > TRIES_PER_ACCOUNT or by_address > TRIES_PER_ADDRESS:
             raise TooManyTries("too many attempts to sign in: try again in a minute")
 

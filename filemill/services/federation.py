@@ -24,6 +24,7 @@ from filemill.domain.federation import (
     provider_session,
     unverified_issuer,
 )
+from filemill.domain.origins import client_key
 from filemill.domain.permissions import Principal, RequestSource, Role
 from filemill.errors import Unavailable
 from filemill.services.accounts import PrincipalCache, Sessions, TooManyTries, session_key
@@ -95,7 +96,7 @@ class Federation:
     def begin(self, name: str, address: str) -> Began:
         """Begin a sign-in at a provider. Raises SignInRefused, TooManyTries, Unavailable."""
         provider = self._provider(name)
-        (tries,) = self._sessions.count_tries([f"begin {address}"])
+        (tries,) = self._sessions.count_tries([f"begin {client_key(address)}"])
         if tries > TRIES_PER_ADDRESS:
             raise TooManyTries("too many attempts to sign in: try again in a minute")
         secret = secrets.token_urlsafe(ATTEMPT_BYTES)

@@ -15,6 +15,7 @@ from filemill.adapters.postgres.accounts import count_tries
 from filemill.adapters.postgres.connection import in_transaction
 from filemill.config.logging import LogRateLimit
 from filemill.domain.accounts import TRIES_PER_ADDRESS, TRIES_PERIOD, account_name
+from filemill.domain.origins import client_key
 from filemill.domain.permissions import Permission, Principal, Role
 from filemill.domain.tokens import (
     TOKENS_PER_ACCOUNT,
@@ -187,7 +188,7 @@ class TokenLookup:
         return now - known.read_at < seconds and now < known.ends_at
 
     def _read_again(self, key: bytes, address: str, known: _CachedToken | None) -> _CachedToken | None:
-        if known is None and self._clock() < self._blocked.get(address, -math.inf):
+        if known is None and self._clock() < self._blocked.get(client_key(address), -math.inf):
             raise TooManyTries("too many unknown tokens from this address: try again in a minute")
         try:
             row = self._read(key)
@@ -218,11 +219,12 @@ class TokenLookup:
         return row
 
     def _count_guess(self, address: str) -> None:
+        client = client_key(address)
         with self._engine.begin() as connection:
-            (tries,) = count_tries(connection, [f"token {address}"], TRIES_PERIOD)
+            (tries,) = count_tries(connection, [f"token {client}"], TRIES_PERIOD)
         if tries < TRIES_PER_ADDRESS:
             return
         with self._lock:
             if len(self._blocked) >= CACHE_MAX:
                 self._blocked.clear()
-            self._blocked[address] = self._clock() + TRIES_PERIOD.total_seconds()
+            self._blocked[client] = self._clock() + TRIES_PERIOD.total_seconds()

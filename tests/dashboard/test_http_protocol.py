@@ -17,8 +17,9 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from filemill.config.settings import load
+from filemill.domain.origins import client_key
 from filemill_dashboard.asgi import connections
-from filemill_dashboard.asgi.connections import ConnectionLimits, Connections, Timeouts, client_key, connection_limits
+from filemill_dashboard.asgi.connections import ConnectionLimits, Connections, Timeouts, connection_limits
 from filemill_dashboard.asgi.protocol import HEADERS_MAX_BYTES, BoundedConfig, BoundedServer
 from filemill_dashboard.asgi.proxies import TrustedProxies
 from filemill_dashboard.server import listen

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from filemill.adapters.passwords import verify_password
 from filemill.adapters.postgres.tables import Account, Operation, SignInSession, SignInTries
 from filemill.config.settings import Settings, load
 from filemill.domain.permissions import Principal, RequestSource, Role
@@ -139,6 +140,37 @@ def test_an_unknown_name_costs_as_much_as_a_wrong_password(sessions: Sessions, m
     assert checked[1:] == [None]
 
 
+@pytest.mark.parametrize("rehash", [False, True])
+def test_a_password_that_changes_during_the_sign_in_opens_no_session(
+    accounts: Accounts, sessions: Sessions, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, *, rehash: bool
+) -> None:
+    def verify_slowly(stored: str | None, password: str) -> bool:
+        right = verify_password(stored, password)
+        accounts.set_password("ann", "another battery", TEST)
+        return right
+
+    monkeypatch.setattr(service, "needs_rehash", lambda _hash: rehash)
+    with monkeypatch.context() as patched:
+        patched.setattr(service, "verify_password", verify_slowly)
+        assert sessions.sign_in("ann", PASSWORD, ADDRESS) is None
+    assert sessions.sign_in("ann", PASSWORD, ADDRESS) is None
+    assert sessions.sign_in("ann", "another battery", ADDRESS) is not None
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(SignInSession)).scalar_one() == 1
+
+
+@pytest.mark.usefixtures("accounts")
+def test_a_disabled_account_opens_no_session_although_its_password_was_checked_before(
+    accounts: Accounts, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(_stored: str | None, _password: str) -> bool:
+        accounts.disable("ann", TEST)
+        return True
+
+    monkeypatch.setattr(service, "verify_password", verify)
+    assert sessions.sign_in("ann", PASSWORD, ADDRESS) is None
+
+
 def test_a_session_ends_within_two_seconds_of_its_revocation(
     accounts: Accounts, sessions: Sessions, engine: sa.Engine, clock: Clock
 ) -> None:
@@ -247,6 +279,15 @@ def test_guesses_for_many_names_from_one_address_are_limited(sessions: Sessions,
         connection.execute(sa.insert(SignInTries).values(key=f"address {ADDRESS}", tries=30))
     with pytest.raises(TooManyTries):
         sessions.sign_in("somebody", "guess", ADDRESS)
+
+
+@pytest.mark.usefixtures("accounts")
+def test_an_ipv6_network_of_one_host_counts_as_one_address(sessions: Sessions) -> None:
+    for number in range(5):
+        assert sessions.sign_in("ann", "guess", f"2001:db8::{number:x}") is None
+    with pytest.raises(TooManyTries):
+        sessions.sign_in("ann", "guess", "2001:db8::ffff:1")
+    assert sessions.sign_in("ann", "guess", "2001:db8:0:1::1") is None
 
 
 @pytest.mark.usefixtures("accounts")

@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from filemill.config.settings import Settings
-from filemill.domain.origins import parse_ip
+from filemill.domain.origins import client_key
 from filemill_dashboard.asgi.proxies import TrustedProxies
 
 # Connections beyond the limits, accepted for health checks.
@@ -168,11 +168,3 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     files = FILES_WANTED if soft == resource.RLIM_INFINITY else soft
     total = max(CONNECTIONS_MIN, min(settings.connections_max, files - FILES_FOR_OTHERS - RESERVE))
     return ConnectionLimits(total, min(settings.connections_per_address, max(1, total * 3 // 4)))
-
-
-def client_key(peer: str) -> str:
-    """The key that connections are counted by: an IPv4 address or an IPv6 /64, since one host has a whole /64."""
-    if ":" not in peer:
-        return peer
-    address = parse_ip(peer.partition("%")[0])
-    return peer if address is None or address.version == 4 else ":".join(address.exploded.split(":")[:4])

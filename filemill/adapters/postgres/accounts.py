@@ -139,12 +139,12 @@ def update_account(connection: sa.Connection, name: str, **values: object) -> bo
     return connection.execute(sa.update(Account).where(Account.name == name).values(values)).rowcount == 1
 
 
-def credentials_of(connection: sa.Connection, name: str) -> Credentials | None:
-    """The credentials of an account with a password that is not disabled."""
+def credentials_of(connection: sa.Connection, name: str, *, lock: bool = False) -> Credentials | None:
+    """The credentials of an account with a password that is not disabled; `lock`: until the transaction ends."""
     query = sa.select(Account.id, Account.password_hash).where(
         Account.name == name, Account.disabled_at.is_(None), Account.password_hash.is_not(None)
     )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     return None if row is None or row[1] is None else Credentials(row[0], row[1])
 
 
