@@ -167,21 +167,22 @@ def test_a_permitted_operation_of_kafka_is_done(secure_stack: Stack, ca: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "code"),
+    ("changes", "codes"),
     [
         ({"kafka_security": "plaintext", "kafka_user": "", "kafka_ca_bundle": None}, "kafka-unreachable"),
         ({"kafka_security": "ssl", "kafka_user": ""}, "kafka-unreachable"),
-        ({"kafka_ca_bundle": "another"}, "kafka-unreachable"),
+        # "unreachable" if the time-out comes before the client has reported the failed handshake.
+        ({"kafka_ca_bundle": "another"}, "kafka-tls kafka-unreachable"),
     ],
     ids=["plaintext", "no user", "another CA"],
 )
 def test_kafka_refuses_a_client_without_tls_or_a_user(
-    secure_stack: Stack, other_ca: Path, changes: dict[str, Any], code: str
+    secure_stack: Stack, other_ca: Path, changes: dict[str, Any], codes: str
 ) -> None:
     settings = changed(secure_stack.harness.settings, other_ca, server_timeout_seconds=3, **changes)
     with pytest.raises(Unavailable) as caught:
         bootstrap.kafka_admin(settings).identities([REQUESTS])
-    assert caught.value.code == code, caught.value
+    assert caught.value.code in codes.split(), caught.value
 
 
 def changed(settings: Settings, other_ca: Path, **changes: Any) -> Settings:
