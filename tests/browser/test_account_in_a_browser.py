@@ -132,6 +132,8 @@ def test_another_session_is_ended_from_the_page(browser: Browser, url: str) -> N
     while left := others.count():
         others.first.get_by_role("button", name="Sign out").click()
         expect(others).to_have_count(left - 1)
+        first.reload()
+        expect(own).to_have_count(1)
     expect(second.get_by_text("Your session has ended")).to_be_visible()
     expect(own).to_have_count(1)
     first.context.close()
