@@ -15,7 +15,7 @@ PASSWORD_MAX_CHARACTERS = 256
 # Of somebody who signs in at a provider: the provider's name, and a name there (`filemill.domain.federation`).
 PROVIDER_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}/[a-z0-9][a-z0-9._@-]{0,63}(~[0-9a-f]{16})?")
 
-# Before the name of somebody whom a trusted proxy signed in.
+# Before the name of a person whom a trusted proxy signed in.
 PROXY_PREFIX = "proxy:"
 
 SESSION_IDLE = timedelta(hours=12)

@@ -197,7 +197,7 @@ class Submissions:
 def _check_inputs(connection: sa.Connection, inputs: Mapping[str, str], owner: str) -> None:
     """Raises InvalidRequest unless each input is the present result of a file of this owner.
 
-    The error is the same for an object of somebody else and for none: keys can be guessed.
+    The error is the same for an object of another person and for a missing one, because keys can be guessed.
     """
     keys = {name: key.removeprefix("s3://") for name, key in inputs.items()}
     ids = {file_id for key in keys.values() if (file_id := file_id_in_key(key)) is not None}

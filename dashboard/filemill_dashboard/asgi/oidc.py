@@ -33,7 +33,7 @@ from filemill_dashboard.state.identity import Identity
 
 # The cookie that ties a sign-in to the browser in which it began.
 ATTEMPT_SUFFIX = "-sign-in"
-# Below `/sign-in/PROVIDER/`: where a provider says that somebody has signed out there.
+# Below `/sign-in/PROVIDER/`: where a provider reports that a user has signed out there.
 BACK_CHANNEL = "back-channel-logout"
 # Requests to providers at the same time, each of which may take seconds.
 PROVIDER_REQUESTS = 8
@@ -117,7 +117,7 @@ class OidcAuthenticator:
         return HTMLResponse(signed_out_page(url, everywhere=False))
 
     async def _back_channel_logout(self, request: Request, name: str) -> Response:
-        """The provider itself, not a browser, says that somebody has signed out there."""
+        """The request of a provider, not of a browser: a user has signed out there."""
         token = (await read_form(request)).get("logout_token", "")
         try:
             await to_thread.run_sync(self._federation.back_channel_logout, name, token, limiter=self._limiter)

@@ -17,7 +17,7 @@ from filemill_dashboard.rest.errors import limit_response
 from filemill_dashboard.state.identity import PRINCIPAL
 from filemill_dashboard.state.open_pages import OpenPages
 
-# When somebody closes a page is unknown; the response asks a browser to try again after this time.
+# When a page will be closed is unknown; the response asks a browser to try again after this time.
 RETRY_AFTER_SECONDS = 5.0
 REFUSALS_PER_MINUTE = 30
 

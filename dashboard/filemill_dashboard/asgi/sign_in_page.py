@@ -84,7 +84,7 @@ def refused_page(reason: str) -> str:
 
 
 def too_many_pages_page(reason: str, retry_seconds: int) -> str:
-    """The page for somebody who has too many pages open. The browser tries again by itself. `reason` is text."""
+    """The page for a person with too many open pages. The browser tries again by itself. `reason` is text."""
     body = f"""<p role="alert">{html.escape(reason)}.</p>
 <p>This page opens when another one is closed.</p>"""
     return _page("Too many open pages", body, f'<meta http-equiv="refresh" content="{retry_seconds}">')

@@ -63,7 +63,7 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
 class _Publication(NamedTuple):
     """A record that waits to be passed to the producer, and the future of its delivery report.
 
-    Without a future nobody waits for the report, and the record may be lost.
+    Without a future, no task waits for the report, and the record may be lost.
     """
 
     topic: str
